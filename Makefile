@@ -1,0 +1,3 @@
+all: module
+module:
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Input of bindgen: what `kernel::bindings` lacks.  The parameters beside this file
+ * choose from it.
+ */
+#include <linux/dma-map-ops.h>
+#include <linux/device/bus.h>
+#include <xen/interface/xen.h>
+#include <xen/interface/memory.h>
+#include <asm/xen/hypercall.h>
+#include <asm/xen/page.h>
+
+#include "../helpers/helpers.c"

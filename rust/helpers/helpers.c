@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * C inline functions and macros made callable from Rust.  One-line bodies, sorted, no
+ * logic.  The prefix rust_helper_xen_dma_ is dropped on the Rust side.
+ */
+#include <linux/device.h>
+#include <linux/dma-mapping.h>
+#include <linux/io.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/scatterlist.h>
+#include <linux/spinlock.h>
+#include <linux/vmalloc.h>
+#include <xen/interface/xen.h>
+#include <xen/interface/memory.h>
+#include <xen/xen.h>
+#include <xen/xen-ops.h>
+#include <asm/xen/hypercall.h>
+#include <asm/xen/page.h>
+
+#ifndef __rust_helper
+#define __rust_helper
+#endif
+
+__rust_helper void rust_helper_xen_dma_device_lock(struct device *dev)
+{
+	device_lock(dev);
+}
+
+__rust_helper void rust_helper_xen_dma_device_unlock(struct device *dev)
+{
+	device_unlock(dev);
+}
+
+__rust_helper int rust_helper_xen_dma_memory_op(unsigned int cmd, void *arg)
+{
+	return HYPERVISOR_memory_op(cmd, arg);
+}
+
+__rust_helper pteval_t rust_helper_xen_dma_mfn_pte(unsigned long mfn)
+{
+	return pte_val(mfn_pte(mfn, PAGE_KERNEL));
+}
+
+__rust_helper int rust_helper_xen_dma_mmu_update(struct mmu_update *req, int count, int *success)
+{
+	return HYPERVISOR_mmu_update(req, count, success, DOMID_SELF);
+}
+
+__rust_helper int rust_helper_xen_dma_mmuext_op(struct mmuext_op *op, int count, int *success)
+{
+	return HYPERVISOR_mmuext_op(op, count, success, DOMID_SELF);
+}
+
+__rust_helper int rust_helper_xen_dma_multicall(struct multicall_entry *calls, int count)
+{
+	return HYPERVISOR_multicall(calls, count);
+}
+
+__rust_helper pgprot_t rust_helper_xen_dma_page_kernel(void)
+{
+	return PAGE_KERNEL;
+}
+
+__rust_helper unsigned long rust_helper_xen_dma_page_to_pfn(struct page *page)
+{
+	return page_to_pfn(page);
+}
+
+__rust_helper void *rust_helper_xen_dma_phys_to_virt(phys_addr_t phys)
+{
+	return phys_to_virt(phys);
+}
+
+__rust_helper bool rust_helper_xen_dma_pv_domain(void)
+{
+	return xen_pv_domain();
+}
+
+__rust_helper bool rust_helper_xen_dma_domain(void)
+{
+	return xen_domain();
+}
+
+__rust_helper dma_addr_t rust_helper_xen_dma_sg_dma_address(struct scatterlist *sg)
+{
+	return sg_dma_address(sg);
+}
+
+__rust_helper unsigned int rust_helper_xen_dma_sg_dma_len(struct scatterlist *sg)
+{
+	return sg_dma_len(sg);
+}
+
+__rust_helper struct scatterlist *rust_helper_xen_dma_sg_next(struct scatterlist *sg)
+{
+	return sg_next(sg);
+}
+
+__rust_helper phys_addr_t rust_helper_xen_dma_sg_phys(struct scatterlist *sg)
+{
+	return sg_phys(sg);
+}
+
+__rust_helper void
+rust_helper_xen_dma_spin_lock_init(spinlock_t *lock, const char *name,
+				   struct lock_class_key *key)
+{
+#ifdef CONFIG_DEBUG_SPINLOCK
+	__raw_spin_lock_init(spinlock_check(lock), name, key, LD_WAIT_CONFIG);
+#else
+	spin_lock_init(lock);
+#endif
+}
+
+__rust_helper unsigned long rust_helper_xen_dma_spin_lock_irqsave(spinlock_t *lock)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(lock, flags);
+	return flags;
+}
+
+__rust_helper void rust_helper_xen_dma_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags)
+{
+	spin_unlock_irqrestore(lock, flags);
+}
