@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How much of an extent is in use, and taking all of it when nothing is.
+//!
+//! Nothing is counted when slots are claimed and released; whoever wants to know counts then. The
+//! figures are exact while nothing changes, and honest while something does: each chunk is counted
+//! as it was at some moment in between.
+
+use crate::{
+    addr::Machine,
+    atomic::AtomicWord,
+    bits::{
+        longest,
+        place_of,
+        WORD, //
+    },
+    request::CHUNK_SLOTS,
+    slots::Slots,
+    words::Map, //
+};
+
+/// All slots of an idle extent, so that it can go back to Xen. Dropping it keeps the extent closed.
+#[derive(Debug)]
+#[must_use = "an extent that stays seized serves nobody"]
+pub struct Seized {
+    base: Machine,
+}
+
+impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
+    /// The slots in use. Looks at every chunk.
+    pub fn used(&self) -> usize {
+        (0..self.words.chunks()).fold(0, |used: usize, chunk| {
+            used.wrapping_add(place_of(self.in_use(chunk).count_ones()))
+        })
+    }
+
+    /// The slots not in use. Looks at every chunk.
+    pub fn available(&self) -> usize {
+        self.slots.wrapping_sub(self.used())
+    }
+
+    /// The slots of the largest run that a claim without conditions would be given.
+    pub fn largest_free_run(&self) -> usize {
+        let (mut most, mut whole) = (0usize, 0usize);
+
+        for chunk in 0..self.words.chunks() {
+            let used = self.in_use(chunk);
+            // A run goes beyond a chunk only if it begins and ends in chunks without other runs.
+            whole = if used == 0 {
+                whole.wrapping_add(CHUNK_SLOTS)
+            } else {
+                0
+            };
+            most = most.max(whole).max(longest(!used));
+        }
+        most
+    }
+
+    /// Is no slot in use?
+    pub fn is_idle(&self) -> bool {
+        (0..self.words.chunks()).all(|chunk| self.in_use(chunk) == 0)
+    }
+
+    /// Takes all slots of the extent, so that nothing can be claimed any more. [`None`] if something
+    /// is in use, or if somebody claims something meanwhile.
+    pub fn seize(&self) -> Option<Seized> {
+        self.sweep();
+        if self.take_chunks(0, self.words.chunks()) {
+            Some(Seized { base: self.base })
+        } else {
+            None
+        }
+    }
+
+    /// Opens a seized extent again.
+    ///
+    /// # Errors
+    ///
+    /// The token, if it is of another extent.
+    pub fn unseize(&self, seized: Seized) -> Result<(), Seized> {
+        if seized.base != self.base {
+            return Err(seized);
+        }
+        self.give_chunks(0, self.words.chunks());
+        Ok(())
+    }
+
+    /// The slots of a chunk that are in use, as bits.
+    fn in_use(&self, chunk: usize) -> u64 {
+        let free = self.words.map(Map::Free, chunk / WORD);
+        if free & crate::bits::bit(chunk & (WORD - 1)) != 0 {
+            0
+        } else {
+            self.words.load(self.words.chunk(chunk))
+        }
+    }
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The decision: direct, bounce, or refuse.
+//!
+//! C source: `xen_swiotlb_map_phys()` in
+//! [`drivers/xen/swiotlb-xen.c`](srctree/drivers/xen/swiotlb-xen.c)
+//!
+//! One total function looks at the buffer from both sides. From the guest's side come the pages
+//! that it spans, from the machine's side the frames behind them; and the device's limits apply to
+//! the latter only. A buffer goes to the device as it is if its frames follow each other and the
+//! whole of it keeps within the limits. Everything else bounces, always with a reason, because
+//! that is what an administrator needs to know.
+
+use crate::{
+    addr::{
+        Machine,
+        Pfn,
+        Phys,
+        ADDRESS_BITS, //
+    },
+    bits::wide,
+    limits::Limits,
+    p2m::P2m, //
+};
+
+/// Why a buffer cannot go to the device as it is.
+///
+/// If several reasons hold, the first in this order is reported: as long as the frames do not
+/// follow each other there is no machine address that could be judged for the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The administrator asked for it.
+    Forced,
+    /// The machine frames do not follow each other.
+    Discontiguous,
+    /// The device's mask, or its bus, does not go as far as the machine address.
+    Unreachable,
+    /// The machine range crosses the device's segment boundary.
+    Boundary,
+    /// The machine address lacks low bits that the device relies on.
+    Misaligned,
+}
+
+impl Reason {
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Every reason, in the order of [`Reason::index`].
+    pub const ALL: [Self; 5] = [
+        Self::Forced,
+        Self::Discontiguous,
+        Self::Unreachable,
+        Self::Boundary,
+        Self::Misaligned,
+    ];
+
+    /// The reason's place in a table of [`Reason::COUNT`] entries.
+    #[inline]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Forced => 0,
+            Self::Discontiguous => 1,
+            Self::Unreachable => 2,
+            Self::Boundary => 3,
+            Self::Misaligned => 4,
+        }
+    }
+
+    /// The reason in a word, for statistics and traces.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Forced => "forced",
+            Self::Discontiguous => "discontiguous",
+            Self::Unreachable => "unreachable",
+            Self::Boundary => "boundary",
+            Self::Misaligned => "misaligned",
+        }
+    }
+}
+
+/// Why a buffer cannot be mapped at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has no bytes.
+    Empty,
+    /// It runs past the end of the physical address space.
+    Wraps,
+    /// A page of it has no machine frame, so that not even the processor could copy it.
+    Hole,
+}
+
+impl Refusal {
+    /// The refusal in a word, for messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Wraps => "wraps",
+            Self::Hole => "hole",
+        }
+    }
+}
+
+/// What is to be done with a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// The device gets the buffer's own machine address.
+    Direct(Machine),
+    /// The bytes go through an aperture run.
+    Bounce(Reason),
+    /// The mapping fails.
+    Refuse(Refusal),
+}
+
+/// Why a range of device memory cannot be given to another device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MmioError {
+    /// It is not a range that could be mapped.
+    Refused(Refusal),
+    /// It would have to bounce, and device memory cannot: reads and writes have effects there.
+    Beyond(Reason),
+}
+
+/// Where a buffer lies in machine space.
+enum Backing {
+    /// In one piece from here.
+    Whole(Machine),
+    /// In several pieces.
+    Pieces,
+}
+
+/// Reads the p2m once for each page of the buffer.
+#[inline]
+fn backing(p2m: &impl P2m, phys: Phys, size: usize) -> Result<Backing, Refusal> {
+    let Some(rest) = wide(size).checked_sub(1) else {
+        return Err(Refusal::Empty);
+    };
+    let last = match phys.checked_add(rest) {
+        Some(last) if last.raw() >> ADDRESS_BITS == 0 => last,
+        _ => return Err(Refusal::Wraps),
+    };
+
+    let first = p2m.frame(phys.pfn()).machine().ok_or(Refusal::Hole)?;
+    let start = Machine::new(first.raw() | phys.page_offset());
+    if phys.pfn() == last.pfn() {
+        return Ok(Backing::Whole(start));
+    }
+    follow(p2m, phys, last, start)
+}
+
+/// Goes on to the pages after the first. A hole anywhere counts, so it looks at every page.
+fn follow(p2m: &impl P2m, phys: Phys, last: Phys, start: Machine) -> Result<Backing, Refusal> {
+    // Differences between the two sides are constant where frames follow each other.
+    let ahead = start.mfn().raw().wrapping_sub(phys.pfn().raw());
+    let mut whole = true;
+    for pfn in phys.pfn().raw()..last.pfn().raw() {
+        let pfn = pfn.wrapping_add(1);
+        let page = p2m.frame(Pfn::new(pfn)).machine().ok_or(Refusal::Hole)?;
+        whole &= page.mfn().raw().wrapping_sub(pfn) == ahead;
+    }
+    Ok(if whole {
+        Backing::Whole(start)
+    } else {
+        Backing::Pieces
+    })
+}
+
+/// The first of a device's limits that a machine range breaks.
+#[inline]
+fn broken(limits: &Limits, start: Machine, phys: Phys, size: u64) -> Option<Reason> {
+    if !limits.reaches(start, size) {
+        Some(Reason::Unreachable)
+    } else if limits.crosses_boundary(start, size) {
+        Some(Reason::Boundary)
+    } else if limits.misaligns(start, phys) {
+        Some(Reason::Misaligned)
+    } else {
+        None
+    }
+}
+
+/// Decides what is to be done with `size` bytes at `phys` for a device with `limits`; `force`
+/// makes everything bounce that can be mapped.
+///
+/// Reads one p2m entry for each page, so the time grows with `size`: bound it before.
+///
+/// # Examples
+///
+/// ```
+/// use dma_core::{
+///     addr::{Machine, Mfn, Pfn, Phys},
+///     limits::Limits,
+///     p2m::{Frame, P2m},
+///     placement::{place, Placement, Reason},
+/// };
+///
+/// /// Every page lies 16 MiB further up than the guest thinks.
+/// struct Shifted;
+/// impl P2m for Shifted {
+///     fn frame(&self, pfn: Pfn) -> Frame {
+///         Frame::Local(Mfn::new(pfn.raw() + 0x1000))
+///     }
+/// }
+///
+/// let isa = Limits::new(0xff_ffff, 0, 0xffff, 0);
+/// let pci = Limits::new(0xffff_ffff, 0, !0, 0);
+/// let buffer = Phys::new(0x5_0800);
+/// assert_eq!(place(&Shifted, buffer, 9000, &pci, false), Placement::Direct(Machine::new(0x105_0800)));
+/// assert_eq!(place(&Shifted, buffer, 9000, &isa, false), Placement::Bounce(Reason::Unreachable));
+/// ```
+#[inline]
+pub fn place(p2m: &impl P2m, phys: Phys, size: usize, limits: &Limits, force: bool) -> Placement {
+    match backing(p2m, phys, size) {
+        Err(refusal) => Placement::Refuse(refusal),
+        Ok(_) if force => Placement::Bounce(Reason::Forced),
+        Ok(Backing::Pieces) => Placement::Bounce(Reason::Discontiguous),
+        Ok(Backing::Whole(start)) => match broken(limits, start, phys, wide(size)) {
+            Some(reason) => Placement::Bounce(reason),
+            None => Placement::Direct(start),
+        },
+    }
+}
+
+/// Finds the machine address of `size` bytes of device memory at `phys`, for `DMA_ATTR_MMIO`.
+///
+/// Never bounces.
+///
+/// # Errors
+///
+/// The refusal, or the reason why memory would have to bounce.
+#[inline]
+pub fn place_mmio(
+    p2m: &impl P2m,
+    phys: Phys,
+    size: usize,
+    limits: &Limits,
+) -> Result<Machine, MmioError> {
+    match place(p2m, phys, size, limits, false) {
+        Placement::Direct(start) => Ok(start),
+        Placement::Bounce(reason) => Err(MmioError::Beyond(reason)),
+        Placement::Refuse(refusal) => Err(MmioError::Refused(refusal)),
+    }
+}

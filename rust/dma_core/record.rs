@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a run carries.
+//!
+//! Each run has one record, two words at its first slot: the buffer's address, and then in one
+//! word whether it is live, the owner, the size, and how many low bits of the address are its
+//! offset in the run. A record lives from the moment when that second word is written to the
+//! moment when somebody replaces it by zero, and only one can: that is how a double unmap is
+//! caught. Inner slots have no record, so looking one up walks back to the run's head.
+
+use crate::{
+    addr::{
+        Machine,
+        Phys, //
+    },
+    bits::{
+        index,
+        wide, //
+    },
+    request::{
+        kept,
+        SLOT_SHIFT,
+        SLOT_SIZE, //
+    }, //
+};
+
+const LIVE: u64 = 1 << 63;
+const KEEP_SHIFT: u32 = 56;
+const KEEP_MASK: u64 = 0x1f;
+const OWNER_SHIFT: u32 = 32;
+const SIZE_MASK: u64 = (1 << OWNER_SHIFT) - 1;
+
+/// Who made a mapping: a number that the caller gives each device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Owner(u32);
+
+impl Owner {
+    /// Bits in an owner's number.
+    pub const BITS: u32 = KEEP_SHIFT - OWNER_SHIFT;
+
+    /// Names an owner; [`None`] if the number has more than [`Owner::BITS`].
+    #[inline]
+    pub const fn new(number: u32) -> Option<Self> {
+        if number >> Self::BITS == 0 {
+            Some(Self(number))
+        } else {
+            None
+        }
+    }
+
+    /// The owner's number.
+    #[inline]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+}
+
+/// A mapping that goes through an extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    phys: Phys,
+    size: u64,
+    owner: Owner,
+    start: Machine,
+    first: usize,
+    slots: usize,
+    keep: u32,
+}
+
+impl Record {
+    /// The second word. The size fits, as no run is larger than 1 GiB.
+    #[inline]
+    pub(crate) const fn encode(&self) -> u64 {
+        // CAST: Both widen.
+        let (keep, owner) = (self.keep as u64, self.owner.0 as u64);
+        LIVE | (keep << KEEP_SHIFT) | (owner << OWNER_SHIFT) | (self.size & SIZE_MASK)
+    }
+
+    /// Decodes the words of the slot `first` of an extent at `base`; [`None`] if they are dead.
+    #[inline]
+    pub(crate) const fn decode(base: Machine, first: usize, phys: u64, word: u64) -> Option<Self> {
+        if word & LIVE == 0 {
+            return None;
+        }
+        // CAST: The values are masked to fewer than 32 bits.
+        let keep = ((word >> KEEP_SHIFT) & KEEP_MASK) as u32;
+        let owner = Owner((word >> OWNER_SHIFT) as u32 & ((1 << Owner::BITS) - 1));
+        Some(Self::new(
+            base,
+            first,
+            Phys::new(phys),
+            word & SIZE_MASK,
+            owner,
+            keep,
+        ))
+    }
+
+    #[inline]
+    pub(crate) const fn new(
+        base: Machine,
+        first: usize,
+        phys: Phys,
+        size: u64,
+        owner: Owner,
+        keep: u32,
+    ) -> Self {
+        let offset = kept(phys, keep);
+        let run = base.raw().wrapping_add(wide(first) << SLOT_SHIFT);
+
+        Self {
+            phys,
+            size,
+            owner,
+            start: Machine::new(run.wrapping_add(offset)),
+            first,
+            slots: slots_for(offset, size),
+            keep,
+        }
+    }
+
+    /// The buffer that the run stands in for.
+    #[inline]
+    pub const fn phys(&self) -> Phys {
+        self.phys
+    }
+
+    /// The mapping's size in bytes.
+    #[inline]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Who made the mapping.
+    #[inline]
+    pub const fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// The machine address of the mapping's first byte: what the device was given.
+    #[inline]
+    pub const fn start(&self) -> Machine {
+        self.start
+    }
+
+    /// The slots of the run.
+    #[inline]
+    pub const fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// The run's first slot.
+    #[inline]
+    pub(crate) const fn first(&self) -> usize {
+        self.first
+    }
+
+    /// Where in the buffer the `size` bytes at the machine address `at` belong; [`None`] if they
+    /// are not all part of the mapping.
+    ///
+    /// This is the bounds check of a sync: C copies beyond the buffer if it is asked to.
+    #[inline]
+    pub const fn part(&self, at: Machine, size: u64) -> Option<Phys> {
+        match at.since(self.start) {
+            Some(skip) => match self.size.checked_sub(skip) {
+                Some(rest) if size <= rest => self.phys.checked_add(skip),
+                _ => None,
+            },
+            None => None,
+        }
+    }
+}
+
+/// The slots that `size` bytes need from `offset` bytes into a run.
+#[inline]
+pub(crate) const fn slots_for(offset: u64, size: u64) -> usize {
+    index(offset.saturating_add(size).saturating_add(SLOT_SIZE - 1) >> SLOT_SHIFT)
+}
+
+/// What is wrong with an address that should belong to a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misuse {
+    /// The address lies outside the extent.
+    OutOfRange,
+    /// No mapping is there, or no longer.
+    NotMapped,
+    /// The mapping belongs to somebody else.
+    NotOwner {
+        /// Whose it is.
+        owner: Owner,
+    },
+    /// The mapping begins elsewhere.
+    NotHead {
+        /// Where it begins.
+        head: Machine,
+    },
+}
+
+/// A claimed run that carries nothing yet. It must be published or cancelled, or it is lost.
+#[derive(Debug)]
+#[must_use = "a run that is dropped is never free again"]
+pub struct Run {
+    pub(crate) base: Machine,
+    pub(crate) first: usize,
+    pub(crate) slots: usize,
+    pub(crate) keep: u32,
+}
+
+impl Run {
+    /// The machine address of the run's first slot.
+    #[inline]
+    pub const fn start(&self) -> Machine {
+        Machine::new(self.base.raw().wrapping_add(wide(self.first) << SLOT_SHIFT))
+    }
+
+    /// The slots of the run.
+    #[inline]
+    pub const fn slots(&self) -> usize {
+        self.slots
+    }
+}
+
+/// A mapping that nobody can find any more, but whose slots are not free yet: the time to copy its
+/// bytes out. It must be given to `free`, or its run is lost.
+#[derive(Debug)]
+#[must_use = "the run of a mapping that is dropped is never free again"]
+pub struct Held {
+    pub(crate) base: Machine,
+    pub(crate) record: Record,
+}
+
+impl Held {
+    /// What the run carries.
+    #[inline]
+    pub const fn record(&self) -> &Record {
+        &self.record
+    }
+}

@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The slot allocator of one extent.
+//!
+//! C source: [`kernel/dma/swiotlb.c`](srctree/kernel/dma/swiotlb.c)
+//!
+//! An extent is machine-contiguous memory, aligned to its size, in slots of 2 KiB. 64 slots are a
+//! *chunk*, and the free ones among them are the zero bits of one word. A chunk is in one of three
+//! states:
+//!
+//! * *free*: its taken bit is clear and its word is all ones, so that nobody finds room in it;
+//! * *open*: its taken bit is set and its word says which slots small runs use;
+//! * part of a *large* run: its taken bit is set and its word is all ones.
+//!
+//! A small run, up to 64 slots, lies in one open chunk and is claimed by one compare-and-swap of the
+//! chunk's word. A large run claims free chunks by their taken bits, 64 of them at a time; of its
+//! last chunk it takes only what it needs and opens it for small runs. Small runs are served from
+//! the bottom of the extent, large ones from its top. Each processor begins at a chunk of its own,
+//! its home, so that processors rarely meet.
+//!
+//! No operation waits for another: a compare-and-swap fails only because another one succeeded.
+//! None needs interrupts off.
+//!
+//! # Examples
+//!
+//! ```
+//! use dma_core::{
+//!     addr::{Machine, Phys},
+//!     atomic::AtomicWord,
+//!     limits::Limits,
+//!     record::{Misuse, Owner},
+//!     slots::Slots,
+//! };
+//! use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+//!
+//! struct Word(AtomicU64);
+//! impl AtomicWord for Word {
+//!     fn new(value: u64) -> Self { Word(AtomicU64::new(value)) }
+//!     fn load(&self) -> u64 { self.0.load(SeqCst) }
+//!     fn store(&self, value: u64) { self.0.store(value, SeqCst) }
+//!     fn compare_exchange(&self, old: u64, new: u64) -> Result<(), u64> {
+//!         self.0.compare_exchange(old, new, SeqCst, SeqCst).map(|_| ())
+//!     }
+//! }
+//!
+//! // An extent of 1 MiB, and one processor.
+//! let words: Vec<Word> = (0..Slots::<Word, Vec<Word>>::words(512)).map(|_| Word::new(0)).collect();
+//! let slots = Slots::new(words, Machine::new(0x1000_0000), 512, 1).unwrap();
+//!
+//! // Map 3000 bytes for a device.
+//! let device = Owner::new(7).unwrap();
+//! let buffer = Phys::new(0x12_3456_7890);
+//! let request = slots.request(buffer, 3000, &Limits::new(0xffff_ffff, 0, !0, 0)).unwrap();
+//! let run = slots.claim(&request, 0).unwrap();
+//! let at = slots.publish(run, buffer, 3000, device).unwrap().start();
+//! assert_eq!(slots.used(), 2);
+//!
+//! // Sync the last 1000 bytes: they may be copied from and to here.
+//! let later = Machine::new(at.raw() + 2000);
+//! let record = slots.find(later, device).unwrap();
+//! assert_eq!(record.part(later, 1000), Some(Phys::new(buffer.raw() + 2000)));
+//! assert_eq!(record.part(later, 1001), None);
+//!
+//! // Unmap it, once.
+//! let held = slots.retire(at, device).unwrap();
+//! assert_eq!(slots.retire(at, device).unwrap_err(), Misuse::NotMapped);
+//! assert_eq!(slots.free(held), 0);
+//! assert!(slots.is_idle());
+//! ```
+
+use crate::{
+    addr::{
+        Machine,
+        Phys, //
+    },
+    atomic::AtomicWord,
+    bits::{
+        index,
+        wide, //
+    },
+    fit::Fit,
+    limits::Limits,
+    record::{
+        slots_for,
+        Held,
+        Misuse,
+        Owner,
+        Record,
+        Run, //
+    },
+    request::{
+        kept,
+        ClaimError,
+        Request,
+        CHUNK_SLOTS,
+        MAX_SLOTS,
+        SLOT_SHIFT, //
+    },
+    words::{
+        needed,
+        Words, //
+    }, //
+};
+
+/// The smallest extent, in slots.
+pub const MIN_SLOTS: usize = 2 * CHUNK_SLOTS;
+
+/// The slots of one extent. All methods may be called in any context, from several processors.
+pub struct Slots<W, B> {
+    pub(crate) words: Words<W, B>,
+    pub(crate) base: Machine,
+    pub(crate) slots: usize,
+    pub(crate) homes: usize,
+}
+
+impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
+    /// How many words [`Slots::new`] needs for an extent of `slots`.
+    #[inline]
+    pub const fn words(slots: usize) -> usize {
+        needed(slots)
+    }
+
+    /// Describes an extent of `slots` at `base`, all of them free, for about `processors`.
+    ///
+    /// `words` holds [`Slots::words`] words, whatever is in them; it must go on returning the same
+    /// ones. It is best aligned to a cache line. [`None`] if there are too few words, if `slots` is
+    /// not a power of two from [`MIN_SLOTS`] to [`MAX_SLOTS`], or if `base` is not aligned to the
+    /// extent's size.
+    pub fn new(words: B, base: Machine, slots: usize, processors: usize) -> Option<Self> {
+        let size = wide(slots).checked_shl(SLOT_SHIFT)?;
+        if !slots.is_power_of_two()
+            || !(MIN_SLOTS..=MAX_SLOTS).contains(&slots)
+            || base.raw() & size.wrapping_sub(1) != 0
+            || base.checked_add(size).is_none()
+        {
+            return None;
+        }
+
+        let words = Words::new(words, slots)?;
+        // Homes must leave room for large runs, so in a small extent processors share them.
+        let most = (words.chunks() / 4).max(1);
+        Some(Self {
+            words,
+            base,
+            slots,
+            homes: processors.clamp(1, most),
+        })
+    }
+
+    /// The extent's first machine address.
+    #[inline]
+    pub const fn base(&self) -> Machine {
+        self.base
+    }
+
+    /// The extent's size in bytes.
+    #[inline]
+    pub const fn size(&self) -> u64 {
+        wide(self.slots) << SLOT_SHIFT
+    }
+
+    /// The extent's size in slots.
+    #[inline]
+    pub const fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// What a mapping asks of this extent: see [`Request::for_mapping`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Request::for_mapping`].
+    #[inline]
+    pub fn request(&self, phys: Phys, size: usize, limits: &Limits) -> Result<Request, ClaimError> {
+        Request::for_mapping(self.base, phys, size, limits)
+    }
+
+    /// Claims a run for the caller on processor `cpu`, which is a hint only.
+    ///
+    /// A run of a page or more begins on a page as long as there is such a place.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClaimError`].
+    #[inline]
+    pub fn claim(&self, request: &Request, cpu: usize) -> Result<Run, ClaimError> {
+        if request.slots() > self.slots {
+            return Err(ClaimError::TooLarge);
+        }
+
+        let first = if request.slots() <= CHUNK_SLOTS {
+            let fit = Fit::new(request, self.words.chunks()).ok_or(ClaimError::Impossible)?;
+            self.claim_small(&fit, self.home(cpu))?
+        } else {
+            self.claim_large(request)?
+        };
+        Ok(Run {
+            base: self.base,
+            first,
+            slots: request.slots(),
+            keep: request.keep(),
+        })
+    }
+
+    /// Records what a run carries, from when on it can be found. C: `slot->orig_addr` and its like.
+    ///
+    /// # Errors
+    ///
+    /// The run, if it is of another extent or if `size` bytes of `phys` do not need just its slots.
+    #[inline]
+    pub fn publish(&self, run: Run, phys: Phys, size: usize, owner: Owner) -> Result<Record, Run> {
+        let size = wide(size);
+        let needs = slots_for(kept(phys, run.keep), size);
+        if run.base != self.base || size == 0 || needs != run.slots {
+            return Err(run);
+        }
+
+        let at = self.words.record(run.first);
+        let record = Record::new(self.base, run.first, phys, size, owner, run.keep);
+        self.words.store(at, phys.raw());
+        self.words.store(at.wrapping_add(1), record.encode());
+        Ok(record)
+    }
+
+    /// Gives back a run that was not published. Returns how many of its slots were not in use: not
+    /// 0 means that the extent's state is corrupt.
+    pub fn cancel(&self, run: Run) -> usize {
+        self.release(run.base, run.first, run.slots)
+    }
+
+    /// Finds the mapping that the machine address `at` is part of.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse::OutOfRange`], [`Misuse::NotMapped`] or [`Misuse::NotOwner`].
+    #[inline]
+    pub fn find(&self, at: Machine, owner: Owner) -> Result<Record, Misuse> {
+        let record = self.lookup(at)?;
+        if record.owner() == owner {
+            Ok(record)
+        } else {
+            Err(Misuse::NotOwner {
+                owner: record.owner(),
+            })
+        }
+    }
+
+    /// Ends the mapping that begins at the machine address `at`. Of several callers one succeeds.
+    /// Its bytes stay where they are until [`Slots::free`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Slots::find`], and [`Misuse::NotHead`] for an address inside the mapping.
+    #[inline]
+    pub fn retire(&self, at: Machine, owner: Owner) -> Result<Held, Misuse> {
+        let record = self.find(at, owner)?;
+        if record.start() != at {
+            return Err(Misuse::NotHead {
+                head: record.start(),
+            });
+        }
+
+        let words = self.words.record(record.first());
+        let live = record.encode();
+        if self.words.replace(words.wrapping_add(1), live, 0).is_err() {
+            return Err(Misuse::NotMapped);
+        }
+        // From here on nobody else reads or writes the record. If a mapping just like this one took
+        // its place in between, then that is the one that ends, so take its address.
+        let phys = self.words.load(words);
+        let record = Record::decode(self.base, record.first(), phys, live);
+        Ok(Held {
+            base: self.base,
+            record: record.ok_or(Misuse::NotMapped)?,
+        })
+    }
+
+    /// Frees the slots of a mapping that was retired. Returns how many of them were not in use: not
+    /// 0 means that the extent's state is corrupt.
+    #[inline]
+    pub fn free(&self, held: Held) -> usize {
+        self.release(held.base, held.record.first(), held.record.slots())
+    }
+
+    #[inline]
+    fn release(&self, base: Machine, first: usize, slots: usize) -> usize {
+        if base != self.base {
+            slots
+        } else if slots <= CHUNK_SLOTS {
+            self.free_small(first, slots)
+        } else {
+            self.free_large(first, slots)
+        }
+    }
+
+    /// The chunk where a processor begins.
+    #[inline]
+    fn home(&self, cpu: usize) -> usize {
+        if cpu < self.homes {
+            cpu
+        } else {
+            cpu.checked_rem(self.homes).unwrap_or(0)
+        }
+    }
+
+    #[inline]
+    fn lookup(&self, at: Machine) -> Result<Record, Misuse> {
+        let inside = at
+            .since(self.base)
+            .filter(|inside| *inside < self.size())
+            .ok_or(Misuse::OutOfRange)?;
+        let slot = index(inside >> SLOT_SHIFT);
+        let record = match self.record(slot) {
+            Some(record) => record,
+            None => self.look_back(slot).ok_or(Misuse::NotMapped)?,
+        };
+
+        // The run may end before the slot, and the mapping before the run.
+        match record.part(at, 1) {
+            Some(_) => Ok(record),
+            None => Err(Misuse::NotMapped),
+        }
+    }
+
+    /// The record of the run that begins at `slot`.
+    #[inline]
+    fn record(&self, slot: usize) -> Option<Record> {
+        let at = self.words.record(slot);
+        let word = self.words.load(at.wrapping_add(1));
+        let phys = self.words.load(at);
+        let record = Record::decode(self.base, slot, phys, word)?;
+
+        // The address belongs to the rest if that is still there: it is written in between.
+        if self.words.load(at.wrapping_add(1)) == word {
+            Some(record)
+        } else {
+            None
+        }
+    }
+
+    /// The last record before `slot`, in its chunk or at the head of a large run.
+    #[cold]
+    #[inline(never)]
+    fn look_back(&self, slot: usize) -> Option<Record> {
+        let mut chunk = slot / CHUNK_SLOTS;
+        let within = chunk.wrapping_mul(CHUNK_SLOTS)..slot;
+
+        if let Some(record) = within.rev().find_map(|slot| self.record(slot)) {
+            return Some(record);
+        }
+        loop {
+            chunk = chunk.checked_sub(1)?;
+            // All chunks of a large run but the last are full.
+            if self.words.load(self.words.chunk(chunk)) != u64::MAX {
+                return None;
+            }
+            if let Some(record) = self.record(chunk.wrapping_mul(CHUNK_SLOTS)) {
+                return Some(record);
+            }
+        }
+    }
+}
