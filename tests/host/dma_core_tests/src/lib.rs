@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the tests of `dma_core` share: a word, and an extent made of such words.
+//!
+//! With `--cfg loom` the word is the model checker's.
+
+use dma_core::{addr::Machine, atomic::AtomicWord, slots::Slots};
+
+#[cfg(loom)]
+use loom::sync::atomic::{fence, AtomicU64, Ordering};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A shared word.
+#[derive(Debug)]
+pub struct Word(AtomicU64);
+
+impl AtomicWord for Word {
+    fn new(value: u64) -> Self {
+        Self(AtomicU64::new(value))
+    }
+
+    fn load(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn store(&self, value: u64) {
+        self.0.store(value, Ordering::Release);
+    }
+
+    #[cfg(not(loom))]
+    fn compare_exchange(&self, old: u64, new: u64) -> Result<(), u64> {
+        self.0
+            .compare_exchange(old, new, Ordering::SeqCst, Ordering::Acquire)
+            .map(|_| ())
+    }
+
+    /// The model knows full barriers as fences only.
+    #[cfg(loom)]
+    fn compare_exchange(&self, old: u64, new: u64) -> Result<(), u64> {
+        fence(Ordering::SeqCst);
+        let done = self
+            .0
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
+            .map(|_| ());
+        fence(Ordering::SeqCst);
+        done
+    }
+}
+
+/// An extent on the host.
+pub type Extent = Slots<Word, Vec<Word>>;
+
+/// Makes an extent of `slots` at `base`, with rubbish in its words.
+pub fn extent(base: u64, slots: usize, processors: usize) -> Extent {
+    let rubbish = if cfg!(loom) { 0 } else { 0x5a5a };
+    let words = (0..Extent::words(slots))
+        .map(|_| Word::new(rubbish))
+        .collect();
+
+    Slots::new(words, Machine::new(base), slots, processors).expect("a valid extent")
+}
