@@ -24,7 +24,8 @@
 //! [`Slots`]: slots::Slots
 //! [`Record`]: record::Record
 
-#![no_std]
+// Kbuild adds `no_std` by itself.
+#![cfg_attr(not(kernel), no_std)]
 #![forbid(unsafe_code)]
 #![warn(
     clippy::arithmetic_side_effects,
@@ -49,3 +50,14 @@ pub mod request;
 pub mod slots;
 mod small;
 mod words;
+
+pub use self::{
+    addr::*,
+    atomic::*,
+    limits::*,
+    p2m::*,
+    placement::*,
+    record::*,
+    request::*,
+    slots::*, //
+};
