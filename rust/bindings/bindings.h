@@ -11,3 +11,6 @@
 #include <asm/xen/page.h>
 
 #include "../helpers/helpers.c"
+
+/* Macros with casts are beyond bindgen; a constant is not. */
+const gfp_t XEN_DMA_GFP_NORETRY = __GFP_NORETRY;

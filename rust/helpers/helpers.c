@@ -6,6 +6,7 @@
 #include <linux/device.h>
 #include <linux/dma-mapping.h>
 #include <linux/io.h>
+#include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/scatterlist.h>
@@ -39,7 +40,7 @@ __rust_helper int rust_helper_xen_dma_memory_op(unsigned int cmd, void *arg)
 
 __rust_helper pteval_t rust_helper_xen_dma_mfn_pte(unsigned long mfn)
 {
-	return pte_val(mfn_pte(mfn, PAGE_KERNEL));
+	return mfn_pte(mfn, PAGE_KERNEL).pte;
 }
 
 __rust_helper int rust_helper_xen_dma_mmu_update(struct mmu_update *req, int count, int *success)
@@ -92,6 +93,11 @@ __rust_helper unsigned int rust_helper_xen_dma_sg_dma_len(struct scatterlist *sg
 	return sg_dma_len(sg);
 }
 
+__rust_helper bool rust_helper_xen_dma_sg_is_p2pdma(struct scatterlist *sg)
+{
+	return is_pci_p2pdma_page(sg_page(sg));
+}
+
 __rust_helper struct scatterlist *rust_helper_xen_dma_sg_next(struct scatterlist *sg)
 {
 	return sg_next(sg);
@@ -103,6 +109,13 @@ __rust_helper phys_addr_t rust_helper_xen_dma_sg_phys(struct scatterlist *sg)
 }
 
 __rust_helper void
+rust_helper_xen_dma_sg_set_dma(struct scatterlist *sg, dma_addr_t address, unsigned int length)
+{
+	sg_dma_address(sg) = address;
+	sg_dma_len(sg) = length;
+}
+
+__rust_helper void
 rust_helper_xen_dma_spin_lock_init(spinlock_t *lock, const char *name,
 				   struct lock_class_key *key)
 {
@@ -111,6 +124,16 @@ rust_helper_xen_dma_spin_lock_init(spinlock_t *lock, const char *name,
 #else
 	spin_lock_init(lock);
 #endif
+}
+
+__rust_helper void rust_helper_xen_dma_spin_assert_is_held(spinlock_t *lock)
+{
+	lockdep_assert_held(lock);
+}
+
+__rust_helper bool rust_helper_xen_dma_spin_trylock_irqsave(spinlock_t *lock, unsigned long *flags)
+{
+	return spin_trylock_irqsave(lock, *flags);
 }
 
 __rust_helper unsigned long rust_helper_xen_dma_spin_lock_irqsave(spinlock_t *lock)

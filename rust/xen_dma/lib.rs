@@ -1,5 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Safe abstractions over the kernel for a Xen DMA backend.
+//!
+//! All that a backend needs of C and of Xen, and the only unsafe code of the project:
+//!
+//! - providing `dma_map_ops`: [`ops`], [`attach`], [`bus`], [`scatterlist`], [`user`];
+//! - Xen memory: [`p2m`], [`region`], and the exchange behind it;
+//! - devices and plumbing: [`device`], [`irq_lock`], [`atomic`], [`text_param`].
 
+pub mod atomic;
+pub mod attach;
 mod bindings;
+pub mod bus;
+pub mod device;
+pub mod deferred;
+mod exchange;
+pub mod irq_lock;
+pub mod ops;
+pub mod p2m;
+mod pages;
+pub mod region;
+pub mod scatterlist;
+pub mod text_param;
+pub mod user;
+
+pub use pages::Context;
+
+/// What log lines of this crate begin with: it speaks for the module that it is part of.
+const __LOG_PREFIX: &[u8] = b"xen_swiotlb_rs\0";

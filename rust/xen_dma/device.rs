@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a DMA backend asks of, and may do to, a `struct device`.
+//!
+//! C: [`include/linux/device.h`](srctree/include/linux/device.h).
+
+use crate::bindings;
+use dma_core::Limits;
+use kernel::{
+    device::Device,
+    fmt,
+    prelude::*, //
+};
+
+/// The C object of a device.
+#[inline]
+pub(crate) fn raw(dev: &Device) -> *mut bindings::device {
+    // CAST: `Device` is a transparent wrapper of `struct device`.
+    core::ptr::from_ref(dev).cast_mut().cast()
+}
+
+/// What the device can address in streaming mappings: DMA mask, bus limit, segment boundary and
+/// `min_align_mask`, as they are now.  Any context.
+#[inline]
+pub fn limits(dev: &Device) -> Limits {
+    let dev = raw(dev);
+    // SAFETY: A live device; drivers set the field before they map.
+    let mask = unsafe { (*dev).dma_mask };
+    let mask = if mask.is_null() {
+        0
+    } else {
+        // SAFETY: The mask lives as long as the device.
+        unsafe { mask.read() }
+    };
+    limits_under(dev, mask)
+}
+
+/// As [`limits`], under a mask that is not set yet.
+pub fn limits_for(dev: &Device, mask: u64) -> Limits {
+    limits_under(raw(dev), mask)
+}
+
+/// As [`limits`], under the mask for coherent memory.
+pub fn coherent_limits(dev: &Device) -> Limits {
+    let dev = raw(dev);
+    // SAFETY: A live device.
+    let mask = unsafe { (*dev).coherent_dma_mask };
+    limits_under(dev, mask)
+}
+
+#[inline]
+fn limits_under(dev: *mut bindings::device, mask: u64) -> Limits {
+    // SAFETY: A live device.
+    let bus_limit = unsafe { (*dev).bus_dma_limit };
+    // SAFETY: A live device.
+    let parameters = unsafe { (*dev).dma_parms };
+    if parameters.is_null() {
+        return Limits::new(mask, bus_limit, u64::from(u32::MAX), 0);
+    }
+    // SAFETY: Bus code sets the pointer once, to memory that lives as long as the device.
+    let parameters = unsafe { &*parameters };
+    // C: `dma_get_seg_boundary()` reads 0 as the default of 4 GiB.
+    let boundary = match parameters.segment_boundary_mask {
+        0 => u64::from(u32::MAX),
+        mask => mask as u64,
+    };
+    Limits::new(mask, bus_limit, boundary, u64::from(parameters.min_align_mask))
+}
+
+/// The PCI vendor and device number, if it is a PCI device.
+pub fn pci_id(dev: &Device) -> Option<(u16, u16)> {
+    let dev = raw(dev);
+    // SAFETY: A live device.
+    if !unsafe { bindings::dev_is_pci(dev) } {
+        return None;
+    }
+    // SAFETY: A PCI device is embedded in a `struct pci_dev`.
+    let pci = unsafe { &*kernel::container_of!(dev, bindings::pci_dev, dev) };
+    Some((pci.vendor, pci.device))
+}
+
+/// Whether a driver is bound, as seen without the device's lock: a hint for reports.
+pub fn has_driver(dev: &Device) -> bool {
+    // SAFETY: A live device; only compared.
+    !unsafe { (&raw const (*raw(dev)).driver).read_volatile() }.is_null()
+}
+
+/// Lets a PCI function be visited once each, in bus order.  May sleep.  C: `bus_for_each_dev()`.
+pub fn for_each_pci<F: FnMut(&Device)>(mut visit: F) {
+    unsafe extern "C" fn step<F: FnMut(&Device)>(
+        dev: *mut bindings::device,
+        visit: *mut core::ffi::c_void,
+    ) -> core::ffi::c_int {
+        // SAFETY: The pointer passed below, borrowed by this call alone.
+        let visit = unsafe { &mut *visit.cast::<F>() };
+        // SAFETY: The bus holds a reference while it visits.
+        visit(unsafe { Device::from_raw(dev) });
+        0
+    }
+    // SAFETY: A registered bus, and a callback that fits its data; both outlive the call.
+    unsafe {
+        bindings::bus_for_each_dev(
+            &raw const bindings::pci_bus_type,
+            core::ptr::null_mut(),
+            (&raw mut visit).cast(),
+            Some(step::<F>),
+        )
+    };
+}
+
+/// Shows a device's name: `0000:00:04.0`.
+pub struct Name<'a>(pub &'a Device);
+
+impl core::fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        fmt::Display::fmt(self.0.name(), f)
+    }
+}
+
+/// Proof that a device's own code runs no DMA now and will not until the proof ends: its lock is
+/// held, and either no driver is bound, or the bound one's probe has not begun.
+///
+/// Only under this proof may a device's operations change.
+pub struct Quiet<'a> {
+    dev: &'a Device,
+    locked: bool,
+}
+
+impl<'a> Quiet<'a> {
+    /// Locks the device; [`EBUSY`] if a driver is bound.  May sleep.
+    pub fn lock(dev: &'a Device) -> Result<Self> {
+        // SAFETY: A live device; sleeping is allowed by contract.
+        unsafe { bindings::device_lock(raw(dev)) };
+        let quiet = Self { dev, locked: true };
+        if has_driver(dev) {
+            return Err(EBUSY);
+        }
+        Ok(quiet)
+    }
+
+    /// The proof of a bus notification.
+    ///
+    /// # Safety
+    ///
+    /// Called from `BUS_NOTIFY_BIND_DRIVER`, `BUS_NOTIFY_UNBOUND_DRIVER` or
+    /// `BUS_NOTIFY_DRIVER_NOT_BOUND`, which the driver core sends under the device's lock before
+    /// the probe or after everything of the driver is gone.
+    pub(crate) unsafe fn from_notification(dev: &'a Device) -> Self {
+        Self { dev, locked: false }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &'a Device {
+        self.dev
+    }
+}
+
+impl Drop for Quiet<'_> {
+    fn drop(&mut self) {
+        if self.locked {
+            // SAFETY: Locked by `lock`.
+            unsafe { bindings::device_unlock(raw(self.dev)) };
+        }
+    }
+}

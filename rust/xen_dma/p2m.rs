@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The domain and its physical-to-machine table.
+//!
+//! A PV kernel keeps its p2m as one linear array of machine frame numbers, indexed by
+//! pfn (`xen_p2m_addr`, `xen_p2m_size`).  Every index below the size is mapped: where no
+//! memory is, a shared page of invalid entries stands.  So a look-up is one load.
+//!
+//! C: [`arch/x86/include/asm/xen/page.h`](srctree/arch/x86/include/asm/xen/page.h),
+//! `__pfn_to_mfn()`.
+
+use crate::bindings;
+use dma_core::{
+    Frame,
+    Machine,
+    Mfn,
+    P2m,
+    Pfn,
+    PAGE_SHIFT, //
+};
+
+/// What the machine runs as, as far as a DMA backend cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Domain {
+    /// No Xen underneath.
+    Native,
+    /// A Xen domain whose memory the hypervisor translates (PVH, HVM): nothing to do for us.
+    Translated,
+    /// A Xen PV domain: physical addresses are not machine addresses.
+    Pv,
+}
+
+impl Domain {
+    /// Tells what this kernel runs as.  Any context.  C: `xen_domain()`, `xen_pv_domain()`.
+    pub fn current() -> Self {
+        // SAFETY: Reads variables that are constant after early boot.
+        if unsafe { bindings::pv_domain() } {
+            return Self::Pv;
+        }
+        // SAFETY: As above.
+        if unsafe { bindings::domain() } {
+            Self::Translated
+        } else {
+            Self::Native
+        }
+    }
+}
+
+/// This domain's own p2m.
+///
+/// # Invariants
+///
+/// The kernel runs in a PV domain, so the linear table exists.
+#[derive(Clone, Copy)]
+pub struct LinearP2m(());
+
+impl LinearP2m {
+    /// The table, if this is a PV domain.
+    pub fn get() -> Option<Self> {
+        // INVARIANT: Checked here; the kind of domain never changes.
+        (Domain::current() == Domain::Pv).then_some(Self(()))
+    }
+
+    /// Number of pfns that the table covers.
+    #[inline]
+    pub fn len(self) -> u64 {
+        // SAFETY: A variable that C sets up before any module or initcall runs and that is
+        // constant from then on.
+        unsafe { bindings::xen_p2m_size as u64 }
+    }
+
+    /// Looks a pfn up where the linear table has no plain answer.  C: `get_phys_to_machine()`
+    /// tells missing memory from identity-mapped memory; the table shows both as invalid.
+    #[cold]
+    fn slow(self, pfn: Pfn) -> Frame {
+        // SAFETY: Callable for every pfn, in any context: it walks page tables that are never
+        // freed.
+        Frame::decode(unsafe { bindings::get_phys_to_machine(pfn.raw() as usize) } as u64)
+    }
+
+    /// Writes one entry.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the page of `pfn`, and no mapping of it that the change would make wrong
+    /// is in use.  `pfn` lies below [`LinearP2m::len`], and had a valid entry before, so that its
+    /// leaf of the table is not one of the shared read-only ones.
+    pub(crate) unsafe fn set(self, pfn: Pfn, entry: u64) {
+        // SAFETY: In bounds and writable by the function's contract.
+        let slot = unsafe { bindings::xen_p2m_addr.add(pfn.raw() as usize) };
+        // SAFETY: As above; other CPUs read entries with single loads, so this is a single store.
+        unsafe { slot.write_volatile(entry as usize) };
+    }
+}
+
+/// The host's highest machine address that is memory, of any domain.  May sleep.
+///
+/// Asked of Xen at each call, so that memory hotplug is seen.
+pub fn top_of_memory() -> Machine {
+    // SAFETY: The operation takes no argument.
+    let page = unsafe {
+        bindings::memory_op(bindings::XENMEM_maximum_ram_page, core::ptr::null_mut())
+    };
+    // CAST: A negative answer is an error (no such operation): assume all that x86 can have.
+    match u64::try_from(page) {
+        Ok(page) => Machine::new(((page + 1) << PAGE_SHIFT) - 1),
+        Err(_) => Machine::new(u64::MAX),
+    }
+}
+
+/// The entry of a pfn without memory.  C: `INVALID_P2M_ENTRY`.
+pub(crate) const INVALID_ENTRY: u64 = u64::MAX;
+
+impl P2m for LinearP2m {
+    #[inline]
+    fn frame(&self, pfn: Pfn) -> Frame {
+        if pfn.raw() >= self.len() {
+            return self.slow(pfn);
+        }
+        // SAFETY: By the type invariant the table exists, and it is mapped for every index below
+        // its size.
+        let slot = unsafe { bindings::xen_p2m_addr.add(pfn.raw() as usize) };
+        // SAFETY: As above; another CPU may write the entry, as one store.
+        let entry = unsafe { slot.read_volatile() } as u64;
+        if entry == INVALID_ENTRY {
+            return self.slow(pfn);
+        }
+        Frame::decode(entry)
+    }
+}
+
+/// The machine frame of an ordinary page of this domain, or `None`.
+pub(crate) fn local_mfn(p2m: LinearP2m, pfn: Pfn) -> Option<Mfn> {
+    match p2m.frame(pfn) {
+        Frame::Local(mfn) => Some(mfn),
+        _ => None,
+    }
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whole pages that one owner holds, in any order and from anywhere.
+//!
+//! An exchange with Xen takes pages as they come: they need not be neighbours.  Where
+//! neighbours are needed, a block of the page allocator is split into single pages, so
+//! that both kinds are freed alike.
+
+use crate::bindings;
+use core::ptr::NonNull;
+use dma_core::{
+    Pfn,
+    PAGE_SHIFT, //
+};
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+
+/// How an allocation may behave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Context {
+    /// May sleep and reclaim.  C: `GFP_KERNEL`.
+    Sleepable,
+    /// May do neither.  C: `GFP_ATOMIC`.
+    Atomic,
+}
+
+impl Context {
+    /// The context that a caller's allocation flags speak of.  C: `gfpflags_allow_blocking()`.
+    pub(crate) fn from_gfp(gfp: bindings::gfp_t) -> Self {
+        if gfp & bindings::GFP_KERNEL == bindings::GFP_KERNEL {
+            Self::Sleepable
+        } else {
+            Self::Atomic
+        }
+    }
+
+    /// Flags for memory whose absence the caller survives and reports itself.
+    fn gfp(self) -> bindings::gfp_t {
+        match self {
+            Self::Sleepable => bindings::GFP_KERNEL | bindings::__GFP_NOWARN,
+            Self::Atomic => bindings::GFP_ATOMIC | bindings::__GFP_NOWARN,
+        }
+    }
+
+    pub(crate) fn flags(self) -> kernel::alloc::Flags {
+        match self {
+            Self::Sleepable => GFP_KERNEL,
+            Self::Atomic => kernel::alloc::flags::GFP_ATOMIC,
+        }
+    }
+}
+
+/// Pages held by one owner; freed on drop.
+///
+/// # Invariants
+///
+/// Every element is an order-0 page, owned by `self` alone and mapped in the linear map.
+pub(crate) struct Pages(KVVec<*mut bindings::page>);
+
+// SAFETY: `self` owns its pages; nothing about them is bound to a thread.
+unsafe impl Send for Pages {}
+// SAFETY: Shared access only reads the list.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// Takes `count` single pages.  May sleep.  [`ENOMEM`] when there are not that many.
+    pub(crate) fn scattered(count: usize) -> Result<Self> {
+        // INVARIANT: Empty.
+        let mut pages = Self(KVVec::with_capacity(count, GFP_KERNEL)?);
+        let gfp = Context::Sleepable.gfp() | bindings::XEN_DMA_GFP_NORETRY;
+        for _ in 0..count {
+            // SAFETY: Any flags and order are valid; the context may sleep by contract.
+            let page = unsafe { bindings::alloc_pages(gfp, 0) };
+            if page.is_null() {
+                return Err(ENOMEM);
+            }
+            // INVARIANT: Just allocated, order 0, and not highmem.  The capacity is there.
+            pages.0.push(page, GFP_KERNEL)?;
+        }
+        Ok(pages)
+    }
+
+    /// Takes `1 << order` neighbouring pages, naturally aligned in pfn.
+    pub(crate) fn contiguous(order: u32, context: Context) -> Result<Self> {
+        let count = 1usize.checked_shl(order).ok_or(ENOMEM)?;
+        if order > bindings::MAX_PAGE_ORDER {
+            return Err(ENOMEM);
+        }
+        let mut pages = Self(KVVec::with_capacity(count, context.flags())?);
+        // SAFETY: Any flags are valid, `order` is in range, and the flags match the context.
+        let first = unsafe { bindings::alloc_pages(context.gfp(), order) };
+        if first.is_null() {
+            return Err(ENOMEM);
+        }
+        if order > 0 {
+            // SAFETY: `first` is a block of `order` that was just allocated without `__GFP_COMP`.
+            unsafe { bindings::split_page(first, order) };
+        }
+        for index in 0..count {
+            // INVARIANT: The split made each page of the block an order-0 page.
+            pages.0.push(first.wrapping_add(index), context.flags())?;
+        }
+        Ok(pages)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const *mut bindings::page {
+        self.0.as_ptr()
+    }
+
+    /// The pfn of each page, in order.
+    pub(crate) fn pfns(&self) -> impl Iterator<Item = Pfn> + '_ {
+        self.0.iter().map(|&page| {
+            // SAFETY: A page owned by `self`, by the type invariant.
+            Pfn::new(unsafe { bindings::page_to_pfn(page) } as u64)
+        })
+    }
+
+    /// The first page.
+    pub(crate) fn first(&self) -> Option<NonNull<bindings::page>> {
+        self.0.first().copied().and_then(NonNull::new)
+    }
+
+    /// Where the linear map has the first page.
+    pub(crate) fn linear(&self) -> Option<NonNull<u8>> {
+        NonNull::new(linear_address(self.pfns().next()?))
+    }
+
+    /// Clears every page through the linear map.
+    pub(crate) fn clear(&mut self) {
+        for pfn in self.pfns() {
+            // SAFETY: By the type invariant the page is mapped there, and `self` owns it.
+            unsafe { linear_address(pfn).write_bytes(0, PAGE_SIZE) };
+        }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        for &page in self.0.iter() {
+            // SAFETY: An order-0 page owned by `self`, by the type invariant.
+            unsafe { bindings::__free_pages(page, 0) };
+        }
+    }
+}
+
+/// Where the linear map has a pfn.  C: `__va(PFN_PHYS(pfn))`.
+pub(crate) fn linear_address(pfn: Pfn) -> *mut u8 {
+    // SAFETY: Arithmetic only.
+    unsafe { bindings::phys_to_virt(pfn.raw() << PAGE_SHIFT) }.cast()
+}
