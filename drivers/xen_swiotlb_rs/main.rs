@@ -1,14 +1,115 @@
 // SPDX-License-Identifier: GPL-2.0
-//! x
-use kernel::prelude::*;
+
+//! Xen-aware DMA backend for PCI devices of a PV domain.
+//!
+//! This file only wires: the [`aperture`] that bounces live in, the [`backend`] that maps
+//! (with [`coherent`] memory), the [`devices`] that it is attached to by [`policy`], and the
+//! [`report`] of what the [`counters`] counted.
+//!
+//! C: [`drivers/xen/swiotlb-xen.c`](srctree/drivers/xen/swiotlb-xen.c).
+
+use crate::{
+    aperture::Aperture,
+    backend::Shared,
+    devices::Devices,
+    policy::Policy,
+    report::Report, //
+};
+use core::pin::Pin;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+use xen_dma::{
+    bus::PciWatch,
+    p2m::{
+        Domain,
+        LinearP2m, //
+    }, //
+};
+
+mod aperture;
+mod backend;
+mod coherent;
+mod counters;
+mod devices;
+mod policy;
+mod report;
+
 module! {
     type: Driver,
     name: "xen_swiotlb_rs",
     authors: ["xen_swiotlb_rs maintainers"],
-    description: "Xen-aware swiotlb DMA backend",
+    description: "Xen-aware DMA backend: direct where memory allows, bounced where it must",
     license: "GPL",
+    params: {
+        aperture_mb: u32 {
+            default: 64,
+            description: "memory for bounces, in MiB, below 4 GiB of machine addresses (1 to 2048)",
+        },
+        force_bounce: u8 {
+            default: 0,
+            description: "1: bounce every mapping, to test drivers",
+        },
+    },
 }
-struct Driver;
+
+xen_dma::text_param!(Policy);
+
+/// The largest aperture: half of what a 32-bit device can see.
+const MAX_APERTURE_MB: u32 = 2048;
+
+/// The loaded driver.  Fields end in this order: first nothing new is attached, then the report
+/// goes, then the memory.
+struct Driver {
+    _watch: Pin<KBox<PciWatch<Devices>>>,
+    _report: Report,
+    shared: Arc<Shared>,
+}
+
 impl kernel::Module for Driver {
-    fn init(_m: &'static ThisModule) -> Result<Self> { Ok(Driver) }
+    fn init(module: &'static ThisModule) -> Result<Self> {
+        let p2m = pv_domain()?;
+        let megabytes = *module_parameters::aperture_mb.value();
+        if !(1..=MAX_APERTURE_MB).contains(&megabytes) {
+            pr_err!("aperture_mb={megabytes} is out of range; give 1 to {MAX_APERTURE_MB}\n");
+            return Err(EINVAL);
+        }
+        let force = match *module_parameters::force_bounce.value() {
+            0 => false,
+            1 => true,
+            other => {
+                pr_err!("force_bounce={other} is neither 0 nor 1\n");
+                return Err(EINVAL);
+            }
+        };
+
+        let aperture = Aperture::new(megabytes)?;
+        let shared = Shared::new(aperture, p2m, force)?;
+        let devices = Devices::new(shared.clone(), module)?;
+        devices.list_left_alone();
+        let report = Report::new(devices.clone())?;
+        let watch = KBox::pin_init(PciWatch::new(devices), GFP_KERNEL)?;
+        Ok(Self { _watch: watch, _report: report, shared })
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.coherent.finish();
+    }
+}
+
+/// The p2m of this PV domain; elsewhere [`ENODEV`], and a line that says what to do.
+fn pv_domain() -> Result<LinearP2m> {
+    match Domain::current() {
+        Domain::Native => pr_err!(
+            "not running under Xen; the kernel's own DMA mapping serves this machine, nothing to load\n"
+        ),
+        Domain::Translated => pr_err!(
+            "not a Xen PV domain; Xen translates this domain's memory (PVH or HVM), nothing to load\n"
+        ),
+        Domain::Pv => {}
+    }
+    LinearP2m::get().ok_or(ENODEV)
 }

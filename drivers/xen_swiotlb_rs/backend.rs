@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The walks of one device's mappings: decide, then direct or bounce.
+//!
+//! Every map copies the original in, whatever the direction: the device may leave bytes
+//! unwritten, and what the slots held before must neither reach the device nor the buffer
+//! (CVE-2022-0854).  Unmap and sync copy the bytes asked for, no others.
+//!
+//! C: [`drivers/xen/swiotlb-xen.c`](srctree/drivers/xen/swiotlb-xen.c),
+//! [`kernel/dma/swiotlb.c`](srctree/kernel/dma/swiotlb.c).
+
+use crate::{
+    aperture::{
+        Aperture,
+        Extent, //
+    },
+    coherent::Store,
+    counters::{
+        worth_a_line,
+        Cause,
+        Counters,
+        Event,
+        Wrong, //
+    },
+};
+use dma_core::{
+    place,
+    place_mmio,
+    Frame,
+    Limits,
+    Machine,
+    MmioError,
+    Owner,
+    P2m,
+    Phys,
+    Placement,
+    Reason,
+    Record, //
+};
+use kernel::{
+    device::Device,
+    dev_warn,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    },
+};
+use xen_dma::{
+    device,
+    ops::{
+        Attrs,
+        Coherent,
+        CoherentPages,
+        Direction,
+        Provider, //
+    },
+    p2m::{
+        top_of_memory,
+        LinearP2m, //
+    },
+    scatterlist::ScatterList,
+    user,
+    Context, //
+};
+
+/// What all devices share.
+pub(crate) struct Shared {
+    pub(crate) aperture: Aperture,
+    pub(crate) coherent: Arc<Store>,
+    p2m: LinearP2m,
+    force: bool,
+    owners: Atomic<u32>,
+}
+
+impl Shared {
+    pub(crate) fn new(aperture: Aperture, p2m: LinearP2m, force: bool) -> Result<Arc<Self>> {
+        let shared = Self {
+            aperture,
+            coherent: Store::new()?,
+            p2m,
+            force,
+            owners: Atomic::new(0),
+        };
+        Ok(Arc::new(shared, GFP_KERNEL)?)
+    }
+
+    /// A number that no other device has.
+    fn owner(&self) -> Result<Owner> {
+        Owner::new(self.owners.fetch_add(1, Relaxed)).ok_or(ENOSPC)
+    }
+}
+
+/// The backend of one device.
+pub(crate) struct Backend {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) counters: Counters,
+    streaming: Owner,
+    /// Coherent runs have an owner of their own, so that a stray unmap cannot touch them.
+    pub(crate) coherent: Owner,
+}
+
+impl Backend {
+    pub(crate) fn new(shared: Arc<Shared>) -> Result<Self> {
+        Ok(Self {
+            counters: Counters::new()?,
+            streaming: shared.owner()?,
+            coherent: shared.owner()?,
+            shared,
+        })
+    }
+
+    /// Notes why a request failed, and says so now and then.
+    pub(crate) fn fail(&self, dev: &Device, size: usize, cause: Cause, quiet: bool) -> Error {
+        let times = self.counters.note(Event::Failure(cause));
+        if !quiet && worth_a_line(times) {
+            dev_warn!(
+                dev,
+                "xen_swiotlb_rs: cannot map {size} bytes: {}: {} (seen {times} times)\n",
+                cause.name(),
+                cause.remedy()
+            );
+        }
+        cause.error()
+    }
+
+    /// Notes a wrong call, and says so now and then.
+    pub(crate) fn misuse(&self, dev: &Device, what: &str, size: usize, wrong: Wrong) {
+        let times = self.counters.note(Event::Misuse(wrong));
+        if worth_a_line(times) {
+            dev_warn!(
+                dev,
+                "xen_swiotlb_rs: wrong {what} of {size} bytes refused: {}; a bug of its driver (seen {times} times)\n",
+                wrong.name()
+            );
+        }
+    }
+
+    /// Carries a buffer through the aperture.
+    fn bounce(
+        &self,
+        phys: Phys,
+        size: usize,
+        limits: &Limits,
+        reason: Reason,
+        attrs: Attrs,
+    ) -> Result<Machine, Cause> {
+        if attrs.contains(Attrs::REQUIRE_COHERENT) {
+            return Err(Cause::RequireCoherent);
+        }
+        if self.is_device_memory(phys) || self.is_device_memory(last(phys, size)) {
+            return Err(Cause::PeerMemory);
+        }
+        let (extent, record) = self.shared.aperture.claim(phys, size, limits, self.streaming)?;
+        let at = record.start();
+        if !extent.region.copy_in(extent.offset(at), phys, size) {
+            self.release(extent, at);
+            return Err(Cause::Hole);
+        }
+        self.counters.add(Event::Bounce(reason), 1);
+        self.counters.add(Event::BounceBytes, size as u64);
+        Ok(at)
+    }
+
+    /// Whether an address is that of registers rather than memory: the CPU must not copy there.
+    fn is_device_memory(&self, phys: Phys) -> bool {
+        matches!(self.shared.p2m.frame(phys.pfn()), Frame::Identity(_))
+    }
+
+    /// Gives a run back that was just claimed.
+    fn release(&self, extent: &Extent, at: Machine) {
+        if let Ok(held) = extent.slots.retire(at, self.streaming) {
+            self.shared.aperture.release(extent, held);
+        }
+    }
+
+    /// Maps one buffer, or says why not.
+    #[inline]
+    fn place(
+        &self,
+        dev: &Device,
+        phys: Phys,
+        size: usize,
+        limits: &Limits,
+        attrs: Attrs,
+    ) -> Result<Machine, Cause> {
+        let addr = if attrs.contains(Attrs::MMIO) {
+            place_mmio(&self.shared.p2m, phys, size, limits).map_err(|error| match error {
+                MmioError::Beyond(_) => Cause::PeerMemory,
+                MmioError::Refused(refusal) => refusal.into(),
+            })?
+        } else {
+            match place(&self.shared.p2m, phys, size, limits, self.shared.force) {
+                Placement::Direct(addr) => addr,
+                Placement::Bounce(reason) => {
+                    return self.bounce(phys, size, limits, reason, attrs);
+                }
+                Placement::Refuse(refusal) => return Err(refusal.into()),
+            }
+        };
+        let _ = dev;
+        self.counters.add(Event::Direct, 1);
+        self.counters.add(Event::DirectBytes, size as u64);
+        Ok(addr)
+    }
+
+    /// Finds the original of a bounced piece.  [`None`] for direct mappings and for misuse.
+    #[inline]
+    fn original(&self, dev: &Device, addr: Machine, size: usize) -> Option<(&Extent, Phys)> {
+        let extent = self.shared.aperture.find(addr)?;
+        let part = extent
+            .slots
+            .find(addr, self.streaming)
+            .map_err(Wrong::from)
+            .and_then(|record| record.part(addr, size as u64).ok_or(Wrong::Range));
+        match part {
+            Ok(phys) => {
+                self.counters.add(Event::BounceSync, 1);
+                Some((extent, phys))
+            }
+            Err(wrong) => {
+                self.misuse(dev, "sync", size, wrong);
+                None
+            }
+        }
+    }
+
+    /// The bytes of a run that an unmap may copy out.
+    fn asked(&self, dev: &Device, record: &Record, size: usize) -> usize {
+        // CAST: A mapping's size came as a `usize`.
+        let mapped = record.size() as usize;
+        if size != mapped {
+            self.misuse(dev, "unmap", size, Wrong::Size);
+        }
+        size.min(mapped)
+    }
+}
+
+/// The last byte of a buffer that does not wrap, as [`place`] made sure.
+fn last(phys: Phys, size: usize) -> Phys {
+    Phys::new(phys.raw().wrapping_add(size as u64).wrapping_sub(1))
+}
+
+#[vtable]
+impl Provider for Backend {
+    #[inline]
+    fn map(
+        &self,
+        dev: &Device,
+        phys: Phys,
+        size: usize,
+        _dir: Direction,
+        attrs: Attrs,
+    ) -> Result<Machine> {
+        let limits = device::limits(dev);
+        self.place(dev, phys, size, &limits, attrs)
+            .map_err(|cause| self.fail(dev, size, cause, attrs.contains(Attrs::NO_WARN)))
+    }
+
+    #[inline]
+    fn unmap(&self, dev: &Device, addr: Machine, size: usize, dir: Direction, attrs: Attrs) {
+        self.counters.add(Event::Unmap, 1);
+        let Some(extent) = self.shared.aperture.find(addr) else {
+            return;
+        };
+        let held = match extent.slots.retire(addr, self.streaming) {
+            Ok(held) => held,
+            Err(misuse) => return self.misuse(dev, "unmap", size, misuse.into()),
+        };
+        let record = held.record();
+        let size = self.asked(dev, record, size);
+        if dir.device_writes() && !attrs.contains(Attrs::SKIP_CPU_SYNC) {
+            extent.region.copy_out(extent.offset(addr), record.phys(), size);
+        }
+        self.shared.aperture.release(extent, held);
+        self.counters.add(Event::BounceUnmap, 1);
+    }
+
+    fn map_sg(
+        &self,
+        dev: &Device,
+        mut list: ScatterList<'_>,
+        dir: Direction,
+        attrs: Attrs,
+    ) -> Result<usize> {
+        let limits = device::limits(dev);
+        let mut failed = None;
+        let mut mapped = 0;
+        for mut entry in list.entries() {
+            let size = entry.length();
+            let placed = if entry.is_peer_memory() {
+                Err(Cause::PeerMemory)
+            } else {
+                self.place(dev, entry.phys(), size, &limits, attrs)
+            };
+            match placed {
+                Ok(addr) => entry.set_dma(addr, size),
+                Err(cause) => {
+                    failed = Some((size, cause));
+                    break;
+                }
+            }
+            mapped += 1;
+        }
+        let Some((size, cause)) = failed else {
+            return if mapped > 0 { Ok(mapped) } else { Err(EINVAL) };
+        };
+        let undo = attrs.with(Attrs::SKIP_CPU_SYNC);
+        for mut entry in list.entries().take(mapped) {
+            self.unmap(dev, entry.dma_address(), entry.dma_length(), dir, undo);
+            entry.set_dma(Machine::new(u64::MAX), 0);
+        }
+        Err(self.fail(dev, size, cause, attrs.contains(Attrs::NO_WARN)))
+    }
+
+    fn unmap_sg(&self, dev: &Device, mut list: ScatterList<'_>, dir: Direction, attrs: Attrs) {
+        // A length of 0 ends the mapped part: an entry that was mapped has bytes.
+        for entry in list.entries().take_while(|entry| entry.dma_length() > 0) {
+            self.unmap(dev, entry.dma_address(), entry.dma_length(), dir, attrs);
+        }
+    }
+
+    #[inline]
+    fn sync_for_cpu(&self, dev: &Device, addr: Machine, size: usize, dir: Direction) {
+        if !dir.device_writes() {
+            return;
+        }
+        if let Some((extent, phys)) = self.original(dev, addr, size) {
+            extent.region.copy_out(extent.offset(addr), phys, size);
+        }
+    }
+
+    #[inline]
+    fn sync_for_device(&self, dev: &Device, addr: Machine, size: usize, dir: Direction) {
+        if !dir.device_reads() {
+            return;
+        }
+        if let Some((extent, phys)) = self.original(dev, addr, size) {
+            extent.region.copy_in(extent.offset(addr), phys, size);
+        }
+    }
+
+    fn sync_sg_for_cpu(&self, dev: &Device, mut list: ScatterList<'_>, dir: Direction) {
+        for entry in list.entries().take_while(|entry| entry.dma_length() > 0) {
+            self.sync_for_cpu(dev, entry.dma_address(), entry.dma_length(), dir);
+        }
+    }
+
+    fn sync_sg_for_device(&self, dev: &Device, mut list: ScatterList<'_>, dir: Direction) {
+        for entry in list.entries().take_while(|entry| entry.dma_length() > 0) {
+            self.sync_for_device(dev, entry.dma_address(), entry.dma_length(), dir);
+        }
+    }
+
+    fn alloc(&self, dev: &Device, size: usize, context: Context, attrs: Attrs) -> Result<Coherent> {
+        self.alloc_coherent(dev, size, context)
+            .map_err(|cause| self.fail(dev, size, cause, attrs.contains(Attrs::NO_WARN)))
+    }
+
+    fn free(&self, dev: &Device, size: usize, memory: Coherent, _attrs: Attrs) {
+        self.free_coherent(dev, size, memory.dma);
+    }
+
+    fn alloc_pages(
+        &self,
+        dev: &Device,
+        size: usize,
+        _dir: Direction,
+        context: Context,
+    ) -> Result<CoherentPages> {
+        self.alloc_neighbours(dev, size, context)
+            .map_err(|cause| self.fail(dev, size, cause, false))
+    }
+
+    fn free_pages(&self, dev: &Device, size: usize, pages: CoherentPages, _dir: Direction) {
+        self.free_coherent(dev, size, pages.dma);
+    }
+
+    fn mmap(
+        &self,
+        _dev: &Device,
+        user: &mut user::Pages<'_>,
+        memory: Coherent,
+        size: usize,
+    ) -> Result {
+        self.with_coherent(memory.dma, size, |region, offset| user.map(region, offset, size))
+    }
+
+    fn get_sgtable(
+        &self,
+        _dev: &Device,
+        table: &mut user::SgTable<'_>,
+        memory: Coherent,
+        size: usize,
+    ) -> Result {
+        self.with_coherent(memory.dma, size, |region, offset| table.describe(region, offset, size))
+    }
+
+    /// Some memory must lie where the mask reaches: an extent for bounces and coherent buffers, or
+    /// all that the host has.
+    fn supported(&self, dev: &Device, mask: u64) -> bool {
+        let limits = device::limits_for(dev, mask);
+        self.shared.aperture.largest(&limits) > 0 || limits.reach() >= top_of_memory().raw()
+    }
+
+    fn required_mask(&self, _dev: &Device) -> u64 {
+        u64::MAX >> top_of_memory().raw().leading_zeros()
+    }
+
+    /// Half an extent, so that one mapping cannot keep all others waiting; less what
+    /// `min_align_mask` may take at its start.
+    fn max_mapping_size(&self, dev: &Device) -> usize {
+        let limits = device::limits(dev);
+        let half = self.shared.aperture.largest(&limits) / 2;
+        // CAST: The mask has 32 bits in C.
+        half.saturating_sub((limits.min_align() as usize).saturating_add(1) & !1)
+    }
+
+    /// No size is dearer than its bytes: a bounce costs one copy whatever its size.
+    fn opt_mapping_size() -> usize {
+        usize::MAX
+    }
+
+    /// Pieces are never merged by translation: neighbours in pfn need not be in mfn.
+    fn merge_boundary(&self, _dev: &Device) -> usize {
+        0
+    }
+}

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Coherent memory: bytes that CPU and device share for long.
+//!
+//! Three sources, the cheapest first: pages that fit the device as they come; a run of the
+//! aperture, for what is small or may not sleep; a region of its own, by exchange.  What is
+//! not a run of the aperture is kept in a [`Store`] under its machine address.
+//!
+//! C: `xen_swiotlb_alloc_coherent()`, `xen_swiotlb_free_coherent()`.
+
+use crate::{
+    backend::Backend,
+    counters::{
+        Cause,
+        Event,
+        Wrong, //
+    },
+};
+use dma_core::{
+    Limits,
+    Machine, //
+};
+use kernel::{
+    alloc::flags::GFP_ATOMIC,
+    device::Device,
+    page::PAGE_SIZE,
+    prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNode, //
+    },
+    sync::Arc,
+    workqueue::{
+        self,
+        impl_has_work,
+        new_work,
+        Work,
+        WorkItem, //
+    },
+};
+use xen_dma::{
+    deferred,
+    device,
+    irq_lock::{
+        new_irq_lock,
+        IrqLock, //
+    },
+    ops::{
+        Coherent,
+        CoherentPages, //
+    },
+    region::{
+        Region,
+        Way, //
+    },
+    Context, //
+};
+
+/// Up to here, memory that does not fit as it comes is taken from the aperture, without a
+/// hypercall; beyond, it would crowd out the bounces.
+const SMALL: usize = 64 * 1024;
+
+type Regions = RBTree<u64, Arc<Region>>;
+
+/// Regions by machine address, and those whose end must wait for a context that may sleep.
+#[pin_data]
+pub(crate) struct Store {
+    #[pin]
+    live: IrqLock<Regions>,
+    #[pin]
+    ended: IrqLock<Regions>,
+    #[pin]
+    work: Work<Self>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Store { self.work }
+}
+
+impl WorkItem for Store {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.end_all();
+    }
+}
+
+impl Store {
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                live <- new_irq_lock!(RBTree::new(), "Store::live"),
+                ended <- new_irq_lock!(RBTree::new(), "Store::ended"),
+                work <- new_work!("Store::work"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Keeps a region.  The memory for its entry is obtained before the lock.
+    fn keep(&self, region: Arc<Region>) -> Result<(), Cause> {
+        let key = region.base().raw();
+        let node = RBTreeNode::new(key, region, GFP_ATOMIC).map_err(|_| Cause::NoMemory)?;
+        let twin = self.live.lock().insert(node);
+        // Two live regions cannot have one address; if they had, the older one ends here.
+        drop(twin);
+        Ok(())
+    }
+
+    fn get(&self, at: Machine) -> Option<Arc<Region>> {
+        let live = self.live.lock();
+        let found = live.get(&at.raw()).cloned();
+        found
+    }
+
+    /// Ends a region: now, if that needs no sleep, else soon.
+    fn end(this: &Arc<Self>, at: Machine, size: usize) -> bool {
+        let node = {
+            let mut live = this.live.lock();
+            match live.get(&at.raw()) {
+                Some(region) if size <= region.size() => live.remove_node(&at.raw()),
+                _ => None,
+            }
+        };
+        let Some(node) = node else {
+            return false;
+        };
+        let (key, region) = node.to_key_value();
+        if region.ends_atomically() {
+            drop(region);
+            return true;
+        }
+        match RBTreeNode::new(key, region, GFP_ATOMIC) {
+            Ok(node) => {
+                let twin = this.ended.lock().insert(node);
+                drop(twin);
+            }
+            Err(_) => {}
+        }
+        let _ = workqueue::system_long().enqueue(this.clone());
+        true
+    }
+
+    fn end_all(&self) {
+        loop {
+            let ended = core::mem::replace(&mut *self.ended.lock(), RBTree::new());
+            if ended.is_empty() {
+                return;
+            }
+            drop(ended);
+        }
+    }
+
+    /// Waits for what must still end.  May sleep.
+    pub(crate) fn finish(&self) {
+        deferred::finish(&self.work);
+        self.end_all();
+    }
+
+    /// Number and bytes of the regions in use.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        let live = self.live.lock();
+        live.values().fold((0, 0), |(n, bytes), region| (n + 1, bytes + region.size()))
+    }
+}
+
+/// Address bits that lie wholly within a device's reach.
+fn bits(limits: &Limits) -> u32 {
+    match limits.reach().checked_add(1) {
+        Some(end) => end.checked_ilog2().unwrap_or(0),
+        None => u64::BITS,
+    }
+}
+
+/// The order of the smallest block of `size` bytes.  C: `get_order()`.
+fn order(size: usize) -> u32 {
+    size.div_ceil(PAGE_SIZE).next_power_of_two().ilog2()
+}
+
+impl Backend {
+    pub(crate) fn alloc_coherent(
+        &self,
+        dev: &Device,
+        size: usize,
+        context: Context,
+    ) -> Result<Coherent, Cause> {
+        if size == 0 {
+            return Err(Cause::Empty);
+        }
+        let limits = device::coherent_limits(dev);
+        if let Ok(region) = Region::fitting(order(size), bits(&limits), context) {
+            return self.keep(region);
+        }
+        let sleepable = context == Context::Sleepable;
+        if size <= SMALL || !sleepable {
+            match self.run(size, &limits) {
+                Err(cause) if !sleepable => return Err(cause),
+                Err(_) => {}
+                Ok(memory) => return Ok(memory),
+            }
+        }
+        let region = Region::new(order(size), bits(&limits), Way::Scattered);
+        self.keep(region.map_err(|_| Cause::NoMemory)?)
+    }
+
+    /// Coherent memory with a `struct page`.
+    pub(crate) fn alloc_neighbours(
+        &self,
+        dev: &Device,
+        size: usize,
+        context: Context,
+    ) -> Result<CoherentPages, Cause> {
+        if size == 0 {
+            return Err(Cause::Empty);
+        }
+        let limits = device::coherent_limits(dev);
+        let (order, bits) = (order(size), bits(&limits));
+        let region = match (Region::fitting(order, bits, context), context) {
+            (Ok(region), _) => region,
+            (Err(_), Context::Atomic) => return Err(Cause::NoMemory),
+            (Err(_), Context::Sleepable) => {
+                Region::new(order, bits, Way::Neighbours).map_err(|_| Cause::NoMemory)?
+            }
+        };
+        let first = region.first_page().ok_or(Cause::NoMemory)?;
+        let dma = self.keep(region)?.dma;
+        Ok(CoherentPages { first, dma })
+    }
+
+    fn keep(&self, region: Region) -> Result<Coherent, Cause> {
+        let memory = Coherent { cpu: region.view(), dma: region.base() };
+        let region = Arc::new(region, GFP_ATOMIC).map_err(|_| Cause::NoMemory)?;
+        self.shared.coherent.keep(region)?;
+        self.counters.add(Event::Coherent, 1);
+        Ok(memory)
+    }
+
+    /// A cleared run of the aperture.
+    fn run(&self, size: usize, limits: &Limits) -> Result<Coherent, Cause> {
+        let whole = size.next_multiple_of(PAGE_SIZE);
+        let (extent, record) = self.shared.aperture.claim_aligned(whole, limits, self.coherent)?;
+        let offset = extent.offset(record.start());
+        extent.region.clear_range(offset, whole);
+        let cpu = extent.region.at(offset).ok_or(Cause::Impossible)?;
+        self.counters.add(Event::Coherent, 1);
+        Ok(Coherent { cpu, dma: record.start() })
+    }
+
+    pub(crate) fn free_coherent(&self, dev: &Device, size: usize, at: Machine) {
+        let ended = match self.shared.aperture.find(at) {
+            Some(extent) => match extent.slots.retire(at, self.coherent) {
+                Ok(held) => {
+                    self.shared.aperture.release(extent, held);
+                    true
+                }
+                Err(misuse) => return self.misuse(dev, "free", size, misuse.into()),
+            },
+            None => Store::end(&self.shared.coherent, at, size),
+        };
+        if ended {
+            self.counters.add(Event::CoherentFree, 1);
+        } else {
+            self.misuse(dev, "free", size, Wrong::NotMapped);
+        }
+    }
+
+    /// Calls `with` with the region behind coherent memory, and the offset in it.
+    pub(crate) fn with_coherent<R>(
+        &self,
+        at: Machine,
+        size: usize,
+        with: impl FnOnce(&Region, usize) -> Result<R>,
+    ) -> Result<R> {
+        match self.shared.aperture.find(at) {
+            Some(extent) => {
+                let record = extent.slots.find(at, self.coherent).map_err(|_| ENXIO)?;
+                if record.start() != at || record.size() < size as u64 {
+                    return Err(ENXIO);
+                }
+                with(&extent.region, extent.offset(at))
+            }
+            None => {
+                let region = self.shared.coherent.get(at).ok_or(ENXIO)?;
+                with(&region, 0)
+            }
+        }
+    }
+}
