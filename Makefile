@@ -1,3 +1,73 @@
-all: module
+# SPDX-License-Identifier: GPL-2.0
+#
+# For people; kbuild reads Kbuild.  `make help` tells what there is.
+
+export V KVER SUITE MIRROR
+
+.PHONY: module demo test bench kunit host-test dom0-test lint shell clean help
+
+ifneq ($(KDIR),)
+
+# Plain kbuild with this machine's own tools, against a full kernel build folder.  The
+# results stay out of the sources unless MO= says otherwise.
+MO ?= $(CURDIR)/out/kdir
+
 module:
-	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+	@scripts/lib/kdir.sh '$(or $(O),$(KDIR))' '$(LLVM)'
+	@mkdir -p '$(MO)'
+	+$(MAKE) -C '$(KDIR)' M='$(CURDIR)' MO='$(MO)' $(if $(LLVM),LLVM=$(LLVM)) modules
+	@echo '$(MO)/xen_swiotlb_rs.ko'
+
+else
+
+module:
+	@scripts/build-module
+
+endif
+
+demo:
+	@scripts/demo
+
+test:
+	@scripts/test
+
+bench:
+	@scripts/bench
+
+kunit:
+	@scripts/kunit
+
+host-test:
+	@scripts/host-test
+
+dom0-test:
+	@scripts/scenarios
+
+lint:
+	@scripts/lint
+
+shell:
+	@scripts/dom0 --interactive
+
+# Also what a kbuild run without MO= leaves beside the sources.
+clean:
+	@rm -rf out
+	@find . -path ./.git -prune -o -type f \( -name '*.o' -o -name '*.ko' -o -name '*.mod' \
+		-o -name '*.mod.c' -o -name '.*.cmd' -o -name '.*.d' -o -name '*.rmeta' -o -name '*.a' \
+		-o -name '*_generated.rs' -o -name modules.order -o -name Module.symvers \) -exec rm {} +
+
+help:
+	@echo 'make                  build xen_swiotlb_rs.ko for the suite'\''s stock kernel'
+	@echo 'make KVER=<release>   the same for that Debian kernel'
+	@echo 'make KDIR=<folder>    for your own kernel: its full build folder (with Rust metadata)'
+	@echo '                      [LLVM=1] [MO=<folder for the results>] [O=<folder with .config>]'
+	@echo 'make demo             boot Xen and dom0 in QEMU with the driver at work'
+	@echo 'make shell            the same, with a shell in dom0'
+	@echo 'make test             everything below; exit status 1 if anything fails'
+	@echo 'make lint             rustfmt, Clippy, checkpatch, shellcheck and the house rules'
+	@echo 'make host-test        the pure logic, on this machine'
+	@echo 'make kunit            the KUnit suites, without a hypervisor and as dom0'
+	@echo 'make dom0-test        the scenarios in a booted dom0'
+	@echo 'make bench            measure'
+	@echo 'make clean            remove what was built in the checkout (the cache stays)'
+	@echo 'V=1 shows whole logs; SUITE=sid takes kernels and tools from sid.'
