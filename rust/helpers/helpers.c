@@ -33,6 +33,39 @@ __rust_helper void rust_helper_xen_dma_device_unlock(struct device *dev)
 	device_unlock(dev);
 }
 
+__rust_helper int rust_helper_xen_dma_dma_mapping_error(struct device *dev, dma_addr_t addr)
+{
+	return dma_mapping_error(dev, addr);
+}
+
+__rust_helper void
+rust_helper_xen_dma_dma_sync_sg_for_cpu(struct device *dev, struct scatterlist *sg, int nents,
+					enum dma_data_direction dir)
+{
+	dma_sync_sg_for_cpu(dev, sg, nents, dir);
+}
+
+__rust_helper void
+rust_helper_xen_dma_dma_sync_sg_for_device(struct device *dev, struct scatterlist *sg, int nents,
+					   enum dma_data_direction dir)
+{
+	dma_sync_sg_for_device(dev, sg, nents, dir);
+}
+
+__rust_helper void
+rust_helper_xen_dma_dma_sync_single_for_cpu(struct device *dev, dma_addr_t addr, size_t size,
+					    enum dma_data_direction dir)
+{
+	dma_sync_single_for_cpu(dev, addr, size, dir);
+}
+
+__rust_helper void
+rust_helper_xen_dma_dma_sync_single_for_device(struct device *dev, dma_addr_t addr, size_t size,
+					       enum dma_data_direction dir)
+{
+	dma_sync_single_for_device(dev, addr, size, dir);
+}
+
 __rust_helper int rust_helper_xen_dma_memory_op(unsigned int cmd, void *arg)
 {
 	return HYPERVISOR_memory_op(cmd, arg);
@@ -113,6 +146,13 @@ rust_helper_xen_dma_sg_set_dma(struct scatterlist *sg, dma_addr_t address, unsig
 {
 	sg_dma_address(sg) = address;
 	sg_dma_len(sg) = length;
+}
+
+__rust_helper void
+rust_helper_xen_dma_sg_set_page(struct scatterlist *sg, struct page *page, unsigned int length,
+				unsigned int offset)
+{
+	sg_set_page(sg, page, length, offset);
 }
 
 __rust_helper void

@@ -6,6 +6,7 @@
 //!
 //! - providing `dma_map_ops`: [`ops`], [`attach`], [`bus`], [`scatterlist`], [`user`];
 //! - Xen memory: [`p2m`], [`region`], and the exchange behind it;
+//! - for tests, the API's other side: `client`;
 //! - devices and plumbing: [`device`], [`irq_lock`], [`atomic`], [`text_param`].
 
 pub mod atomic;
@@ -13,6 +14,8 @@ pub mod attach;
 mod bindings;
 pub mod bus;
 pub mod device;
+#[cfg(any(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST, xen_dma_client))]
+pub mod client;
 pub mod deferred;
 mod exchange;
 pub mod irq_lock;

@@ -100,6 +100,12 @@ impl Attrs {
         self.0 & other.0 == other.0
     }
 
+    /// As C has them.
+    #[cfg(any(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST, xen_dma_client))]
+    pub(crate) fn to_raw(self) -> c_ulong {
+        self.0
+    }
+
     /// Those of both.
     #[inline]
     pub fn with(self, other: Self) -> Self {

@@ -37,7 +37,7 @@ impl Context {
     }
 
     /// Flags for memory whose absence the caller survives and reports itself.
-    fn gfp(self) -> bindings::gfp_t {
+    pub(crate) fn gfp(self) -> bindings::gfp_t {
         match self {
             Self::Sleepable => bindings::GFP_KERNEL | bindings::__GFP_NOWARN,
             Self::Atomic => bindings::GFP_ATOMIC | bindings::__GFP_NOWARN,

@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The other side of the DMA API: what drivers call.
+//!
+//! The kernel crate covers coherent memory and scatterlists of its own making, not single
+//! streaming mappings, and nothing that a careful driver would not do.  Tests need both.
+//! Compiled for tests only.
+//!
+//! C: [`include/linux/dma-mapping.h`](srctree/include/linux/dma-mapping.h).
+
+use crate::{
+    bindings,
+    device::raw,
+    ops::{
+        Attrs,
+        Coherent,
+        CoherentPages,
+        Direction, //
+    },
+    pages::{
+        Context,
+        Pages, //
+    },
+};
+use core::{
+    cell::UnsafeCell,
+    pin::Pin,
+    ptr::NonNull, //
+};
+use dma_core::{
+    Machine,
+    Phys, //
+};
+use kernel::{
+    device::Device,
+    error::to_result,
+    faux,
+    page::PAGE_SIZE,
+    prelude::*,
+    types::Opaque, //
+};
+
+impl Direction {
+    const fn to_raw(self) -> bindings::dma_data_direction {
+        match self {
+            Self::Bidirectional => bindings::dma_data_direction_DMA_BIDIRECTIONAL,
+            Self::ToDevice => bindings::dma_data_direction_DMA_TO_DEVICE,
+            Self::FromDevice => bindings::dma_data_direction_DMA_FROM_DEVICE,
+        }
+    }
+}
+
+/// Bytes that the CPU and, while mapped, a device touch: neighbouring pages.
+pub struct Buffer(Pages);
+
+impl Buffer {
+    /// `1 << order` pages, cleared.  May sleep.
+    pub fn new(order: u32) -> Result<Self> {
+        let mut pages = Pages::contiguous(order, Context::Sleepable)?;
+        pages.clear();
+        Ok(Self(pages))
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> usize {
+        self.0.len() * PAGE_SIZE
+    }
+
+    /// The physical address of the first byte.
+    pub fn phys(&self) -> Phys {
+        self.0.pfns().next().map_or(Phys::new(u64::MAX), |pfn| pfn.start())
+    }
+
+    /// Writes `byte(i)` to each byte `i` of `size` from `offset` on; stops at the end.
+    pub fn fill(&mut self, offset: usize, size: usize, byte: impl Fn(usize) -> u8) {
+        for index in offset..offset.saturating_add(size).min(self.size()) {
+            if let Some(base) = self.0.linear() {
+                // SAFETY: Within the pages, which `self` owns.  A device may touch them too, so
+                // each byte is written as such.
+                unsafe { base.as_ptr().add(index).write_volatile(byte(index - offset)) };
+            }
+        }
+    }
+
+    /// The byte at `offset`; 0 past the end.
+    pub fn byte(&self, offset: usize) -> u8 {
+        match self.0.linear() {
+            // SAFETY: As in `fill`.
+            Some(base) if offset < self.size() => unsafe {
+                base.as_ptr().add(offset).read_volatile()
+            },
+            _ => 0,
+        }
+    }
+}
+
+/// Reads a byte of coherent memory.
+///
+/// # Safety
+///
+/// `memory` is allocated, and has more than `offset` bytes.
+pub unsafe fn read_coherent(memory: Coherent, offset: usize) -> u8 {
+    // SAFETY: By this function's contract.
+    unsafe { memory.cpu.as_ptr().add(offset).read_volatile() }
+}
+
+/// Maps physical memory.  [`EIO`] when refused.  C: `dma_map_phys()`.
+///
+/// As with C's, the caller vouches that the memory is its own while a device may use it.
+pub fn map(dev: &Device, phys: Phys, size: usize, dir: Direction, attrs: Attrs) -> Result<Machine> {
+    // SAFETY: A live device with a DMA mask, or C refuses.
+    let addr = unsafe {
+        bindings::dma_map_phys(raw(dev), phys.raw(), size, dir.to_raw(), attrs.to_raw())
+    };
+    if addr == bindings::dma_addr_t::MAX {
+        return Err(EIO);
+    }
+    // SAFETY: As above; tells DMA_API_DEBUG that the result was looked at.
+    to_result(unsafe { bindings::dma_mapping_error(raw(dev), addr) })?;
+    Ok(Machine::new(addr))
+}
+
+/// Ends a mapping.  C: `dma_unmap_phys()`.
+pub fn unmap(dev: &Device, addr: Machine, size: usize, dir: Direction, attrs: Attrs) {
+    // SAFETY: A live device.
+    unsafe { bindings::dma_unmap_phys(raw(dev), addr.raw(), size, dir.to_raw(), attrs.to_raw()) };
+}
+
+/// C: `dma_sync_single_for_cpu()`.
+pub fn sync_for_cpu(dev: &Device, addr: Machine, size: usize, dir: Direction) {
+    // SAFETY: A live device.
+    unsafe { bindings::dma_sync_single_for_cpu(raw(dev), addr.raw(), size, dir.to_raw()) };
+}
+
+/// C: `dma_sync_single_for_device()`.
+pub fn sync_for_device(dev: &Device, addr: Machine, size: usize, dir: Direction) {
+    // SAFETY: A live device.
+    unsafe { bindings::dma_sync_single_for_device(raw(dev), addr.raw(), size, dir.to_raw()) };
+}
+
+/// Sets both masks.  [`EIO`] if the backend cannot serve them.  C: `dma_set_mask_and_coherent()`.
+pub fn set_masks(dev: &Device, mask: u64) -> Result {
+    // SAFETY: A live device, used by nobody else at this time.
+    to_result(unsafe { bindings::dma_set_mask_and_coherent(raw(dev), mask) })
+}
+
+/// C: `dma_max_mapping_size()`.
+pub fn max_mapping_size(dev: &Device) -> usize {
+    // SAFETY: A live device.
+    unsafe { bindings::dma_max_mapping_size(raw(dev)) }
+}
+
+/// C: `dma_opt_mapping_size()`.
+pub fn opt_mapping_size(dev: &Device) -> usize {
+    // SAFETY: A live device.
+    unsafe { bindings::dma_opt_mapping_size(raw(dev)) }
+}
+
+/// C: `dma_get_required_mask()`.
+pub fn required_mask(dev: &Device) -> u64 {
+    // SAFETY: A live device.
+    unsafe { bindings::dma_get_required_mask(raw(dev)) }
+}
+
+/// C: `dma_get_merge_boundary()`.
+pub fn merge_boundary(dev: &Device) -> usize {
+    // SAFETY: A live device.
+    unsafe { bindings::dma_get_merge_boundary(raw(dev)) }
+}
+
+/// Allocates coherent memory.  C: `dma_alloc_attrs()`.
+pub fn alloc(dev: &Device, size: usize, context: Context, attrs: Attrs) -> Result<Coherent> {
+    let mut dma = 0;
+    // SAFETY: A live device; the flags fit the context that the caller names.
+    let cpu = unsafe {
+        bindings::dma_alloc_attrs(raw(dev), size, &mut dma, context.gfp(), attrs.to_raw())
+    };
+    let cpu = NonNull::new(cpu.cast()).ok_or(ENOMEM)?;
+    let dma = Machine::new(dma);
+    Ok(Coherent { cpu, dma })
+}
+
+/// Frees coherent memory.  C: `dma_free_attrs()`.
+pub fn free(dev: &Device, size: usize, memory: Coherent, attrs: Attrs) {
+    let (cpu, dma) = (memory.cpu.as_ptr().cast(), memory.dma.raw());
+    // SAFETY: A live device; our backend looks the memory up before it believes the caller.
+    unsafe { bindings::dma_free_attrs(raw(dev), size, cpu, dma, attrs.to_raw()) };
+}
+
+/// Allocates pages for a device.  C: `dma_alloc_pages()`.
+pub fn alloc_pages(dev: &Device, size: usize, dir: Direction) -> Result<CoherentPages> {
+    let mut dma = 0;
+    // SAFETY: A live device; may sleep.
+    let first = unsafe {
+        bindings::dma_alloc_pages(raw(dev), size, &mut dma, dir.to_raw(), bindings::GFP_KERNEL)
+    };
+    let first = NonNull::new(first).ok_or(ENOMEM)?;
+    let dma = Machine::new(dma);
+    Ok(CoherentPages { first, dma })
+}
+
+/// Frees pages.  C: `dma_free_pages()`.
+pub fn free_pages(dev: &Device, size: usize, pages: CoherentPages, dir: Direction) {
+    let (first, dma) = (pages.first.as_ptr(), pages.dma.raw());
+    // SAFETY: A live device and pages that were allocated for it.
+    unsafe { bindings::dma_free_pages(raw(dev), size, first, dma, dir.to_raw()) };
+}
+
+/// A scatterlist of a caller, one buffer an entry.
+pub struct List {
+    table: bindings::sg_table,
+}
+
+impl List {
+    /// Describes whole buffers, each as one entry.  May sleep.
+    pub fn new(buffers: &[Buffer]) -> Result<Self> {
+        let pieces = buffers.iter().map(|buffer| (buffer, 0, buffer.size()));
+        Self::of_parts(buffers.len(), pieces)
+    }
+
+    /// Describes parts of buffers: `(buffer, offset, size)`.  May sleep.
+    pub fn of_parts<'a>(
+        count: usize,
+        parts: impl Iterator<Item = (&'a Buffer, usize, usize)>,
+    ) -> Result<Self> {
+        let mut table = bindings::sg_table::default();
+        // SAFETY: A table to fill.
+        to_result(unsafe {
+            bindings::sg_alloc_table(&mut table, count as u32, bindings::GFP_KERNEL)
+        })?;
+        let list = Self { table };
+        let mut entry = list.table.sgl;
+        for (buffer, offset, size) in parts.take(count) {
+            let first = buffer.0.first().ok_or(EINVAL)?;
+            // SAFETY: An entry of the list just made, and a page that outlives its use.
+            unsafe { bindings::sg_set_page(entry, first.as_ptr(), size as u32, offset as u32) };
+            // SAFETY: An entry of the list.
+            entry = unsafe { bindings::sg_next(entry) };
+        }
+        Ok(list)
+    }
+
+    /// C: `dma_map_sgtable()`.
+    pub fn map(&mut self, dev: &Device, dir: Direction, attrs: Attrs) -> Result {
+        // SAFETY: A live device and a list of ours.
+        to_result(unsafe {
+            bindings::dma_map_sgtable(raw(dev), &mut self.table, dir.to_raw(), attrs.to_raw())
+        })
+    }
+
+    /// C: `dma_unmap_sg_attrs()`, with the original number of entries.
+    pub fn unmap(&mut self, dev: &Device, dir: Direction, attrs: Attrs) {
+        let (first, count) = (self.table.sgl, self.table.orig_nents as i32);
+        // SAFETY: As in `map`.
+        unsafe {
+            bindings::dma_unmap_sg_attrs(raw(dev), first, count, dir.to_raw(), attrs.to_raw())
+        };
+    }
+
+    /// C: `dma_sync_sg_for_cpu()`.
+    pub fn sync_for_cpu(&mut self, dev: &Device, dir: Direction) {
+        let (first, count) = (self.table.sgl, self.table.orig_nents as i32);
+        // SAFETY: As in `map`.
+        unsafe { bindings::dma_sync_sg_for_cpu(raw(dev), first, count, dir.to_raw()) };
+    }
+
+    /// C: `dma_sync_sg_for_device()`.
+    pub fn sync_for_device(&mut self, dev: &Device, dir: Direction) {
+        let (first, count) = (self.table.sgl, self.table.orig_nents as i32);
+        // SAFETY: As in `map`.
+        unsafe { bindings::dma_sync_sg_for_device(raw(dev), first, count, dir.to_raw()) };
+    }
+
+    /// Where the device sees the mapped entries: address and length of each.
+    pub fn mapped(&self) -> impl Iterator<Item = (Machine, usize)> + '_ {
+        let mut entry = self.table.sgl;
+        (0..self.table.nents).map_while(move |_| {
+            if entry.is_null() {
+                return None;
+            }
+            // SAFETY: An entry of the list.
+            let address = unsafe { bindings::sg_dma_address(entry) };
+            // SAFETY: As above.
+            let length = unsafe { bindings::sg_dma_len(entry) };
+            // SAFETY: As above.
+            entry = unsafe { bindings::sg_next(entry) };
+            Some((Machine::new(address), length as usize))
+        })
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        // SAFETY: A list made by `of_parts`, or C's empty one.
+        unsafe { bindings::sg_free_table(&mut self.table) };
+    }
+}
+
+/// Describes coherent memory by pages; returns how many bytes the list covers.
+/// C: `dma_get_sgtable_attrs()`.
+pub fn sgtable_bytes(dev: &Device, memory: Coherent, size: usize) -> Result<usize> {
+    let mut table = bindings::sg_table::default();
+    let (cpu, dma) = (memory.cpu.as_ptr().cast(), memory.dma.raw());
+    // SAFETY: A live device, an empty table, and memory that the backend looks up.
+    to_result(unsafe { bindings::dma_get_sgtable_attrs(raw(dev), &mut table, cpu, dma, size, 0) })?;
+    let mut bytes = 0;
+    let mut entry = table.sgl;
+    for _ in 0..table.orig_nents {
+        // SAFETY: An entry of the list just made.
+        bytes += unsafe { (*entry).length as usize };
+        // SAFETY: As above.
+        entry = unsafe { bindings::sg_next(entry) };
+    }
+    // SAFETY: Made above.
+    unsafe { bindings::sg_free_table(&mut table) };
+    Ok(bytes)
+}
+
+/// A device without hardware, to map for.  No driver is bound to it.
+pub struct TestDevice {
+    // Ends before the parameters that it points to.
+    faux: faux::Registration,
+    parameters: Pin<KBox<Parameters>>,
+}
+
+/// What `struct device` only points to.
+#[pin_data]
+struct Parameters {
+    #[pin]
+    dma: Opaque<bindings::device_dma_parameters>,
+    mask: UnsafeCell<u64>,
+}
+
+impl TestDevice {
+    /// Makes a device.  May sleep.
+    pub fn new(name: &'static CStr) -> Result<Self> {
+        let faux = faux::Registration::new(name, None)?;
+        let parameters = KBox::pin_init(
+            pin_init!(Parameters {
+                dma <- Opaque::ffi_init(|slot: *mut bindings::device_dma_parameters| {
+                    // SAFETY: Memory for the parameters, as yet unused.
+                    unsafe { slot.write(Default::default()) }
+                }),
+                mask: UnsafeCell::new(u64::MAX),
+            }),
+            GFP_KERNEL,
+        )?;
+        let device = Self { faux, parameters };
+        let dev = raw(device.device());
+        // SAFETY: A live device, with the faux bus's own driver, which does nothing.
+        unsafe { bindings::device_release_driver(dev) };
+        // SAFETY: A live device that nobody else uses yet; the parameters outlive it.
+        unsafe { (*dev).dma_parms = device.parameters.dma.get() };
+        // SAFETY: As above.
+        unsafe { (*dev).dma_mask = device.parameters.mask.get() };
+        // SAFETY: As above.
+        unsafe { (*dev).coherent_dma_mask = u64::MAX };
+        Ok(device)
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        self.faux.as_ref()
+    }
+
+    /// C: `dma_set_seg_boundary()`.
+    pub fn set_boundary(&self, mask: u64) {
+        // SAFETY: Ours; nothing is being mapped.
+        unsafe { (*self.parameters.dma.get()).segment_boundary_mask = mask as usize };
+    }
+
+    /// C: `dma_set_min_align_mask()`.
+    pub fn set_min_align(&self, mask: u32) {
+        // SAFETY: As in `set_boundary`.
+        unsafe { (*self.parameters.dma.get()).min_align_mask = mask };
+    }
+
+    /// Sets the highest address that the bus passes on; 0: all.
+    pub fn set_bus_limit(&self, limit: u64) {
+        // SAFETY: As in `set_boundary`.
+        unsafe { (*raw(self.device())).bus_dma_limit = limit };
+    }
+}
