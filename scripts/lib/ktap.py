@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Judge KUnit runs by their console logs.
+
+Usage: ktap.py SUITES ENVIRONMENT=LOG...
+
+Reads the KTAP output in each LOG and compares it with what the file SUITES says must run
+in that ENVIRONMENT (`bare` or `dom0`).  A kernel that complains (BUG, WARNING, lockdep,
+DMA-API, UBSAN, KFENCE, kmemleak, panic) has failed, whatever its tests say.  Prints a line
+a suite, and last `N passed, N failed, N skipped`.
+"""
+
+import re
+import sys
+from dataclasses import dataclass, field
+
+ENVIRONMENTS = ("bare", "dom0")
+
+PREFIX = re.compile(r"^(<\d+>)?\[ *\d+\.\d+\](\[ *[TC]\d+\])? ")
+ESCAPE = re.compile(r"\x1b[\[(][0-9;?]*[A-Za-z]")
+SUBTEST = re.compile(r"^    # Subtest: (\S+)$")
+PLAN = re.compile(r"^( *)1\.\.(\d+)$")
+RESULT = re.compile(r"^( *)(ok|not ok) \d+(?: -)? (\S+)(.*)$")
+
+COMPLAINT = re.compile(
+    r"\bBUG: |\bBUG at |\bWARNING: |\bINFO: (possible|inconsistent|suspicious|trying to|task )"
+    r"|possible (circular|recursive) locking|inconsistent lock state|suspicious RCU usage"
+    r"|\bDMA-API: |\bUBSAN: |\bBUG KFENCE|\bOops: |general protection fault|Kernel panic"
+    r"|unreferenced object|kernel stack overflow|list_(add|del) corruption|refcount_t: "
+    r"|rust_kernel: panicked|possible deadlock|rcu: INFO: "
+)
+XEN_COMPLAINT = re.compile(r"\(XEN\).*(Panic on CPU|FATAL|Xen BUG|Assertion)")
+HARMLESS = re.compile(r"DMA-API: (preallocated \d+ debug entries|debugging (en|dis)abled by)")
+# Fault injection announces what it does.
+ANNOUNCED = re.compile(r"FAULT_INJECTION: ")
+
+
+@dataclass
+class Suite:
+    """One suite's results as the console shows them."""
+
+    name: str
+    passed: int = 0
+    skipped: int = 0
+    failed: list = field(default_factory=list)
+    planned: int = -1
+    verdict: str = ""
+
+    def ran(self):
+        """How many cases reported anything."""
+        return self.passed + self.skipped + len(self.failed)
+
+
+@dataclass
+class Run:
+    """What one boot of the kernel says."""
+
+    suites: dict = field(default_factory=dict)
+    planned: int = -1
+    complaints: list = field(default_factory=list)
+
+
+def clean(raw):
+    """A console line without what the console and printk add."""
+    return PREFIX.sub("", ESCAPE.sub("", raw).replace("\r", "").rstrip("\n"))
+
+
+def parse(lines):
+    """The suites, and the complaints, of one console log."""
+    run = Run()
+    suite = None
+    for raw in lines:
+        line = clean(raw)
+        if "(XEN)" in line:
+            if XEN_COMPLAINT.search(line):
+                run.complaints.append(line)
+            continue
+        if COMPLAINT.search(line) and not HARMLESS.search(line) and not ANNOUNCED.search(line):
+            run.complaints.append(line.strip())
+            continue
+        if found := SUBTEST.match(line):
+            suite = run.suites.setdefault(found[1], Suite(found[1]))
+        elif found := PLAN.match(line):
+            if not found[1]:
+                run.planned = max(run.planned, int(found[2]))
+            elif suite and len(found[1]) == 4 and suite.planned < 0:
+                suite.planned = int(found[2])
+        elif found := RESULT.match(line):
+            indent, verdict, name, rest = len(found[1]), found[2], found[3], found[4]
+            if indent == 0:
+                run.suites.setdefault(name, Suite(name)).verdict = verdict
+                suite = None
+            elif indent == 4 and suite:
+                if verdict == "not ok":
+                    suite.failed.append(name)
+                elif "# SKIP" in rest:
+                    suite.skipped += 1
+                else:
+                    suite.passed += 1
+    return run
+
+
+def read_suites(path):
+    """The suites that must run: name -> environments."""
+    wanted = {}
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            words = line.split("#")[0].split()
+            if not words:
+                continue
+            if len(words) != 2 or words[1] not in (*ENVIRONMENTS, "both"):
+                sys.exit(f"ktap.py: error: {path}:{number}: not `name bare|dom0|both`")
+            wanted[words[0]] = ENVIRONMENTS if words[1] == "both" else (words[1],)
+    return wanted
+
+
+def fault(suite, must_run):
+    """Why a suite counts as failed although none of its cases did; None if it does not."""
+    if suite is None:
+        return "did not run"
+    if not suite.verdict:
+        return "did not finish"
+    if suite.planned >= 0 and suite.planned != suite.ran():
+        return f"{suite.planned} tests planned, {suite.ran()} reported"
+    if suite.verdict == "not ok" and not suite.failed:
+        return "the suite itself failed"
+    if must_run and not suite.passed and not suite.failed:
+        return "everything was skipped"
+    return None
+
+
+def judge(environment, run, wanted):
+    """Prints a line a suite; returns (passed, failed, skipped)."""
+    passed = failed = skipped = 0
+    names = [name for name, where in wanted.items() if environment in where]
+    for name in names + [name for name in run.suites if name not in names]:
+        suite = run.suites.get(name)
+        why = fault(suite, name in names)
+        if why is None and name not in wanted:
+            why = "not listed in tests/kunit/suites"
+        if suite:
+            passed += suite.passed
+            skipped += suite.skipped
+            failed += len(suite.failed)
+        failed += why is not None
+        bad = why or (suite and suite.failed)
+        counts = f"{suite.passed} passed, {len(suite.failed)} failed, {suite.skipped} skipped" if suite else ""
+        print(f"{'not ok' if bad else 'ok'} {environment} {name}: {'; '.join(filter(None, [counts, why]))}")
+        for case in suite.failed if suite else ():
+            print(f"    failed: {name}.{case}")
+    if run.planned < 0:
+        print(f"not ok {environment}: no KTAP output at all; did the kernel boot?")
+        failed += 1
+    elif run.planned != len(run.suites):
+        print(f"not ok {environment}: {run.planned} suites planned, {len(run.suites)} reported")
+        failed += 1
+    for line in run.complaints:
+        print(f"not ok {environment}: the kernel complained: {line}")
+    return passed, failed + len(run.complaints), skipped
+
+
+def main(arguments):
+    """Command line entry."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__.strip())
+        return 0 if arguments else 2
+    wanted = read_suites(arguments[0])
+    total = [0, 0, 0]
+    for argument in arguments[1:]:
+        environment, _, path = argument.partition("=")
+        with open(path, encoding="utf-8", errors="replace") as log:
+            counts = judge(environment, parse(log), wanted)
+        total = [sum(pair) for pair in zip(total, counts)]
+    print(f"{total[0]} passed, {total[1]} failed, {total[2]} skipped")
+    return 1 if total[1] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
