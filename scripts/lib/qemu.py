@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The emulated machine: its command line, and running it.
+
+No hardware virtualisation is used, so it runs anywhere, and alike.  The machine has
+three serial ports: com1 is the console of Xen and dom0, com2 carries the script's
+output, com4 the runner's records (see init.sh).  com3 would share its interrupt with
+com1, which belongs to Xen.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kernel import CACHE
+from problem import Problem
+
+EMULATOR = "qemu-system-x86_64"
+# One instruction takes one nanosecond of guest time, and string copies count one a byte,
+# hence no ERMS; QEMU cannot count around the timer set-up that Xen does with x2APIC.
+ICOUNT = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max,x2apic=off,erms=off,fsrm=off"]
+PLAIN = ["-accel", "tcg,thread=multi", "-cpu", "max"]
+HIGH_MEMORY = "max-ram-below-4g=256M"
+
+
+@dataclass
+class Machine:
+    """What to boot, and on what."""
+
+    kernel: Path
+    initramfs: Path
+    xen: Path | None
+    """Xen's image, compressed or not; none boots the kernel without Xen."""
+    memory: str = "2G"
+    dom0_memory: str = "1G"
+    processors: int = 2
+    icount: bool = False
+    high_memory: bool = False
+    machine: str = "pc"
+    kernel_arguments: list[str] = field(default_factory=list)
+    xen_arguments: list[str] = field(default_factory=list)
+    devices: list[str] = field(default_factory=list)
+    """Arguments for the emulator."""
+
+    def command(self, console: str, output: str, records: str) -> list[str]:
+        """The emulator's command line; the last three arguments are what `-serial` takes."""
+        options = f"{self.machine},{HIGH_MEMORY}" if self.high_memory else self.machine
+        command = [EMULATOR, "-machine", options, *(ICOUNT if self.icount else PLAIN)]
+        command += ["-smp", str(1 if self.icount else self.processors), "-m", self.memory]
+        command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        command += ["-serial", console, "-serial", output, "-serial", "null", "-serial", records]
+        return command + self._boot() + self.devices
+
+    def _boot(self) -> list[str]:
+        # What goes wrong in the kernel shall end the run, not let it go on in an unknown state.
+        common = ["panic=-1", "oops=panic", *self.kernel_arguments]
+        if not self.xen:
+            arguments = " ".join(["console=ttyS0", *common])
+            return ["-kernel", str(self.kernel), "-initrd", str(self.initramfs), "-append", arguments]
+        xen = ["console=com1", "com1=115200,8n1", f"dom0_mem={self.dom0_memory},max:{self.dom0_memory}"]
+        # A comma starts the next module's name in -initrd; a doubled one stands for itself.
+        dom0 = " ".join(["console=hvc0", *common]).replace(",", ",,")
+        return [
+            *("-kernel", str(uncompressed(self.xen))),
+            *("-append", " ".join([*xen, *self.xen_arguments])),
+            *("-initrd", f"{self.kernel} {dom0},{self.initramfs}"),
+        ]
+
+
+def newest_xen() -> Path:
+    """The Xen that is installed in the tool root."""
+    images = sorted(Path("/boot").glob("xen-*-amd64.gz"))
+    if not images:
+        raise Problem("no Xen in /boot of the tool root", "Remove the root from the cache; the next run makes it again.")
+    return images[-1]
+
+
+def uncompressed(image: Path) -> Path:
+    """Xen's ELF file: the emulator's multiboot loader takes no other."""
+    raw = image.read_bytes()
+    if raw[:2] != b"\x1f\x8b":
+        return image
+    place = CACHE / "xen" / f"{image.stem}-{hashlib.sha256(raw).hexdigest()[:12]}"
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        scratch = place.with_suffix(f".{os.getpid()}")
+        scratch.write_bytes(gzip.decompress(raw))
+        scratch.rename(place)
+    return place
+
+
+def start(command: list[str], errors: Path) -> subprocess.Popen[bytes]:
+    """Starts the emulator; its own messages go to `errors`."""
+    with errors.open("wb") as out:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends the emulator if it runs still."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Follower:
+    """A file that grows, read as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        path.touch()
+        self._file = path.open("rb")
+
+    def more(self) -> bytes:
+        """What has come since the last call."""
+        return self._file.read()
+
+
+def pause() -> None:
+    """Between two looks at the files."""
+    time.sleep(0.05)
