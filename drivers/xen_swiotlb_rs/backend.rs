@@ -160,8 +160,7 @@ impl Backend {
             self.release(extent, at);
             return Err(Cause::Hole);
         }
-        self.counters.add(Event::Bounce(reason), 1);
-        self.counters.add(Event::BounceBytes, size as u64);
+        self.counters.bounced(reason, size as u64);
         Ok(at)
     }
 

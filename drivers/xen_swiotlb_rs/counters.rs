@@ -200,7 +200,10 @@ impl Event {
 struct Shard([Atomic<u64>; EVENTS]);
 
 /// The counts of one device.
-pub(crate) struct Counters(KVec<Shard>);
+pub(crate) struct Counters {
+    shards: KVec<Shard>,
+    largest: Atomic<u64>,
+}
 
 impl Counters {
     pub(crate) fn new() -> Result<Self> {
@@ -208,16 +211,35 @@ impl Counters {
         for _ in 0..kernel::cpu::nr_cpu_ids() {
             shards.push(Shard([const { Atomic::new(0) }; EVENTS]), GFP_KERNEL)?;
         }
-        Ok(Self(shards))
+        Ok(Self { shards, largest: Atomic::new(0) })
     }
 
     /// Counts `by` more.  Any context.
     #[inline]
     pub(crate) fn add(&self, event: Event, by: u64) {
-        let shard = self.0.get(CpuId::current().as_u32() as usize);
+        let shard = self.shards.get(CpuId::current().as_u32() as usize);
         if let Some(count) = shard.and_then(|shard| shard.0.get(event.index())) {
             count.add(by, Relaxed);
         }
+    }
+
+    /// Counts a bounced mapping of `size` bytes.  Any context.
+    #[inline]
+    pub(crate) fn bounced(&self, reason: Reason, size: u64) {
+        self.add(Event::Bounce(reason), 1);
+        self.add(Event::BounceBytes, size);
+        let mut largest = self.largest.load(Relaxed);
+        while size > largest {
+            match self.largest.cmpxchg(largest, size, Relaxed) {
+                Ok(_) => break,
+                Err(other) => largest = other,
+            }
+        }
+    }
+
+    /// Size of the largest mapping that was bounced.
+    pub(crate) fn largest(&self) -> u64 {
+        self.largest.load(Relaxed)
     }
 
     /// Counts one, and returns how many there are in all.
@@ -228,7 +250,7 @@ impl Counters {
 
     /// The sum over all processors.
     pub(crate) fn get(&self, event: Event) -> u64 {
-        let counts = self.0.iter().filter_map(|shard| shard.0.get(event.index()));
+        let counts = self.shards.iter().filter_map(|shard| shard.0.get(event.index()));
         counts.fold(0, |sum: u64, count| sum.wrapping_add(count.load(Relaxed)))
     }
 
@@ -267,12 +289,13 @@ impl fmt::Display for Json<'_> {
         let get = |event| self.0.get(event);
         write!(
             f,
-            "\"direct\":{},\"direct_bytes\":{},\"bounced\":{},\"bounced_bytes\":{},\"unmaps\":{},\
+            "\"direct\":{},\"direct_bytes\":{},\"bounced\":{},\"bounced_bytes\":{},\"largest_bounce\":{},\"unmaps\":{},\
              \"bounce_unmaps\":{},\"bounce_syncs\":{},\"coherent\":{},\"coherent_frees\":{},\"outstanding\":{}",
             get(Event::Direct),
             get(Event::DirectBytes),
             self.0.bounces(),
             get(Event::BounceBytes),
+            self.0.largest(),
             get(Event::Unmap),
             get(Event::BounceUnmap),
             get(Event::BounceSync),

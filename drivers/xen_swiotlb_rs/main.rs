@@ -25,7 +25,8 @@ use xen_dma::{
     p2m::{
         Domain,
         LinearP2m, //
-    }, //
+    },
+    region::traded_pages, //
 };
 
 mod aperture;
@@ -60,11 +61,12 @@ xen_dma::text_param!(Policy);
 const MAX_APERTURE_MB: u32 = 2048;
 
 /// The loaded driver.  Fields end in this order: first nothing new is attached, then the report
-/// goes, then the memory.
+/// goes, then the memory, and then the books are closed.
 struct Driver {
     _watch: Pin<KBox<PciWatch<Devices>>>,
     _report: Report,
     shared: Arc<Shared>,
+    _farewell: Farewell,
 }
 
 impl kernel::Module for Driver {
@@ -90,13 +92,23 @@ impl kernel::Module for Driver {
         devices.list_left_alone();
         let report = Report::new(devices.clone())?;
         let watch = KBox::pin_init(PciWatch::new(devices), GFP_KERNEL)?;
-        Ok(Self { _watch: watch, _report: report, shared })
+        Ok(Self { _watch: watch, _report: report, shared, _farewell: Farewell })
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
         self.shared.coherent.finish();
+    }
+}
+
+/// Says at the very end whether every page that was traded for an extent went back.
+struct Farewell;
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let (taken, returned) = traded_pages();
+        pr_info!("unloaded: {taken} pages were traded for extents, {returned} went back\n");
     }
 }
 
