@@ -12,6 +12,7 @@
 //!
 //! C: `swiotlb_init_io_tlb_pool()`, `xen_swiotlb_fixup()`, `swiotlb_find_pool()`.
 
+use crate::counters::Gauge;
 use core::fmt;
 use dma_core::{
     ClaimError,
@@ -28,11 +29,7 @@ use dma_core::{
 use kernel::{
     cpu::CpuId,
     page::PAGE_SHIFT,
-    prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
-    },
+    prelude::*, //
 };
 use xen_dma::{
     atomic::{
@@ -111,8 +108,7 @@ pub(crate) struct Aperture {
     /// The lowest extent last, so that narrow devices find it unused by others.
     extents: KVec<Extent>,
     directory: KVVec<u8>,
-    in_use: Atomic<u64>,
-    peak: Atomic<u64>,
+    in_use: Gauge,
 }
 
 impl Aperture {
@@ -166,8 +162,7 @@ impl Aperture {
         let aperture = Self {
             extents,
             directory,
-            in_use: Atomic::new(0),
-            peak: Atomic::new(0),
+            in_use: Gauge::new(),
         };
         aperture.announce(megabytes, missing);
         Ok(aperture)
@@ -191,7 +186,8 @@ impl Aperture {
 
     /// Bytes in use now, and the most that ever were.
     pub(crate) fn usage(&self) -> (u64, u64) {
-        (self.in_use.load(Relaxed) * SLOT_SIZE, self.peak.load(Relaxed) * SLOT_SIZE)
+        let (now, peak) = self.in_use.read();
+        (now * SLOT_SIZE, peak * SLOT_SIZE)
     }
 
     /// The extents.
@@ -254,11 +250,11 @@ impl Aperture {
             let claimed = request(extent).and_then(|request| extent.slots.claim(&request, cpu));
             match claimed {
                 Ok(run) => {
-                    self.note_claim(run.slots());
+                    self.in_use.take(run.slots() as u64);
                     return match extent.slots.publish(run, phys, size, owner) {
                         Ok(record) => Ok((extent, record)),
                         Err(run) => {
-                            self.in_use.fetch_sub(run.slots() as u64, Relaxed);
+                            self.in_use.give(run.slots() as u64);
                             extent.slots.cancel(run);
                             Err(NoRoom::Impossible)
                         }
@@ -276,22 +272,10 @@ impl Aperture {
         Err(why)
     }
 
-    #[inline]
-    fn note_claim(&self, slots: usize) {
-        let now = self.in_use.fetch_add(slots as u64, Relaxed) + slots as u64;
-        let mut peak = self.peak.load(Relaxed);
-        while now > peak {
-            match self.peak.cmpxchg(peak, now, Relaxed) {
-                Ok(_) => break,
-                Err(other) => peak = other,
-            }
-        }
-    }
-
     /// Frees the run of a mapping that was retired.  Any context.
     #[inline]
     pub(crate) fn release(&self, extent: &Extent, held: Held) {
-        self.in_use.fetch_sub(held.record().slots() as u64, Relaxed);
+        self.in_use.give(held.record().slots() as u64);
         let strays = extent.slots.free(held);
         if strays > 0 {
             pr_err!("{strays} slots were free before their release; this is a bug of this driver\n");

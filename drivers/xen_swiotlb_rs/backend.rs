@@ -274,8 +274,9 @@ impl Provider for Backend {
         if dir.device_writes() && !attrs.contains(Attrs::SKIP_CPU_SYNC) {
             extent.region.copy_out(extent.offset(addr), record.phys(), size);
         }
+        let mapped = record.size();
         self.shared.aperture.release(extent, held);
-        self.counters.add(Event::BounceUnmap, 1);
+        self.counters.unbounced(mapped);
     }
 
     fn map_sg(

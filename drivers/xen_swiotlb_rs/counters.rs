@@ -199,10 +199,58 @@ impl Event {
 #[repr(align(64))]
 struct Shard([Atomic<u64>; EVENTS]);
 
+/// The largest value seen so far.
+struct Peak(Atomic<u64>);
+
+impl Peak {
+    #[inline]
+    fn note(&self, value: u64) {
+        let mut peak = self.0.load(Relaxed);
+        while value > peak {
+            match self.0.cmpxchg(peak, value, Relaxed) {
+                Ok(_) => break,
+                Err(other) => peak = other,
+            }
+        }
+    }
+}
+
+/// An amount in use, and the most that ever was.
+pub(crate) struct Gauge {
+    now: Atomic<u64>,
+    peak: Peak,
+}
+
+impl Gauge {
+    pub(crate) fn new() -> Self {
+        Self { now: Atomic::new(0), peak: Peak(Atomic::new(0)) }
+    }
+
+    /// Takes `amount` more into use.  Any context.
+    #[inline]
+    pub(crate) fn take(&self, amount: u64) {
+        let before = self.now.fetch_add(amount, Relaxed);
+        self.peak.note(before.wrapping_add(amount));
+    }
+
+    /// Takes `amount` out of use.  Any context.
+    #[inline]
+    pub(crate) fn give(&self, amount: u64) {
+        self.now.fetch_sub(amount, Relaxed);
+    }
+
+    /// The amount in use now, and the most that ever was.
+    pub(crate) fn read(&self) -> (u64, u64) {
+        (self.now.load(Relaxed), self.peak.0.load(Relaxed))
+    }
+}
+
 /// The counts of one device.
 pub(crate) struct Counters {
     shards: KVec<Shard>,
-    largest: Atomic<u64>,
+    largest: Peak,
+    /// Bytes of bounced mappings that are not undone yet.
+    pub(crate) held: Gauge,
 }
 
 impl Counters {
@@ -211,7 +259,11 @@ impl Counters {
         for _ in 0..kernel::cpu::nr_cpu_ids() {
             shards.push(Shard([const { Atomic::new(0) }; EVENTS]), GFP_KERNEL)?;
         }
-        Ok(Self { shards, largest: Atomic::new(0) })
+        Ok(Self {
+            shards,
+            largest: Peak(Atomic::new(0)),
+            held: Gauge::new(),
+        })
     }
 
     /// Counts `by` more.  Any context.
@@ -228,18 +280,20 @@ impl Counters {
     pub(crate) fn bounced(&self, reason: Reason, size: u64) {
         self.add(Event::Bounce(reason), 1);
         self.add(Event::BounceBytes, size);
-        let mut largest = self.largest.load(Relaxed);
-        while size > largest {
-            match self.largest.cmpxchg(largest, size, Relaxed) {
-                Ok(_) => break,
-                Err(other) => largest = other,
-            }
-        }
+        self.largest.note(size);
+        self.held.take(size);
+    }
+
+    /// Counts the end of a bounced mapping of `size` bytes.  Any context.
+    #[inline]
+    pub(crate) fn unbounced(&self, size: u64) {
+        self.add(Event::BounceUnmap, 1);
+        self.held.give(size);
     }
 
     /// Size of the largest mapping that was bounced.
     pub(crate) fn largest(&self) -> u64 {
-        self.largest.load(Relaxed)
+        self.largest.0.load(Relaxed)
     }
 
     /// Counts one, and returns how many there are in all.
@@ -289,13 +343,15 @@ impl fmt::Display for Json<'_> {
         let get = |event| self.0.get(event);
         write!(
             f,
-            "\"direct\":{},\"direct_bytes\":{},\"bounced\":{},\"bounced_bytes\":{},\"largest_bounce\":{},\"unmaps\":{},\
+            "\"direct\":{},\"direct_bytes\":{},\"bounced\":{},\"bounced_bytes\":{},\"largest_bounce\":{},\"held_bytes\":{},\"peak_bytes\":{},\"unmaps\":{},\
              \"bounce_unmaps\":{},\"bounce_syncs\":{},\"coherent\":{},\"coherent_frees\":{},\"outstanding\":{}",
             get(Event::Direct),
             get(Event::DirectBytes),
             self.0.bounces(),
             get(Event::BounceBytes),
             self.0.largest(),
+            self.0.held.read().0,
+            self.0.held.read().1,
             get(Event::Unmap),
             get(Event::BounceUnmap),
             get(Event::BounceSync),

@@ -62,7 +62,7 @@ impl Writer for Summary {
         writeln!(f, "in use     {} KiB, at most {} KiB", used / 1024, peak / 1024)?;
         writeln!(f, "coherent   {regions} regions of their own, {} KiB", bytes / 1024)?;
         writeln!(f)?;
-        write!(f, "{:<14}{:<9}{:>11}{:>11}{:>13}", "device", "state", "direct", "bounced", "KiB bounced")?;
+        write!(f, "{:<14}{:<9}{:>11}{:>11}{:>13}{:>11}", "device", "state", "direct", "bounced", "KiB bounced", "KiB peak")?;
         for reason in Reason::ALL {
             write!(f, "{:>14}", reason.name())?;
         }
@@ -72,11 +72,12 @@ impl Writer for Summary {
             let state = if served.in_use() { "attached" } else { "free" };
             write!(
                 f,
-                "{:<14}{state:<9}{:>11}{:>11}{:>13}",
+                "{:<14}{state:<9}{:>11}{:>11}{:>13}{:>11}",
                 Padded(Name(served.device())),
                 counters.get(Event::Direct),
                 counters.bounces(),
-                counters.get(Event::BounceBytes) / 1024
+                counters.get(Event::BounceBytes) / 1024,
+                counters.held.read().1 / 1024
             )?;
             for reason in Reason::ALL {
                 write!(f, "{:>14}", counters.get(Event::Bounce(reason)))?;
