@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Turns what the demo left into a table and out/demo.json, and holds it against its promises.
 
-Documentation/demo.md describes the JSON and the promises.
+Documentation/numbers.md describes the JSON and the promises.
 """
 
 from __future__ import annotations
