@@ -9,6 +9,7 @@
 #include <xen/interface/memory.h>
 #include <asm/xen/hypercall.h>
 #include <asm/xen/page.h>
+#include <asm/xen/swiotlb-xen.h>
 
 #include "../helpers/helpers.c"
 
