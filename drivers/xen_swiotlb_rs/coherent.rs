@@ -174,7 +174,7 @@ fn bits(limits: &Limits) -> u32 {
 
 /// The order of the smallest block of `size` bytes.  C: `get_order()`.
 fn order(size: usize) -> u32 {
-    size.div_ceil(PAGE_SIZE).next_power_of_two().ilog2()
+    size.div_ceil(PAGE_SIZE).next_power_of_two().trailing_zeros()
 }
 
 impl Backend {
