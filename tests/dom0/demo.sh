@@ -78,7 +78,7 @@ network() {
 engine() {
 	modprobe xen_swiotlb_rs_edu || fail "edu: the test driver found mismatches or could not load"
 	result=$(cat /sys/kernel/debug/xen_swiotlb_rs_edu/result)
-	device=$(basename "$(dirname /sys/bus/pci/drivers/xen_swiotlb_rs_edu/0*/driver)")
+	device=$(pci_of xen_swiotlb_rs_edu)
 	verified "$device" edu "$(field bytes "$result")" "$(field mismatches "$result")"
 }
 
