@@ -24,7 +24,7 @@ disk() {
 	mkdir -p "$where"
 	# As large as the device and the driver's limit allow; the default would hide that.
 	cat "/sys/block/$block/queue/max_hw_sectors_kb" >"/sys/block/$block/queue/max_sectors_kb" 2>/dev/null
-	mke2fs -q -t ext4 -F "/dev/$block" && mount -t ext4 "/dev/$block" "$where" || fail "$kind: no filesystem"
+	mkfs.ext4 -q -F "/dev/$block" && mount -t ext4 "/dev/$block" "$where" || fail "$kind: no filesystem"
 	bytes=0 bad=0
 	for size in 1 2; do
 		dd if=/dev/urandom of=/tmp/original bs=1M count=$((files_mb / 2)) 2>/dev/null
@@ -61,7 +61,8 @@ network() {
 		ping -c 1 -W 2 10.0.0.2 >/dev/null 2>&1 && break
 		sleep 1
 	done
-	nsenter -t "$other" -n nc -l -p 5000 >/tmp/received &
+	# Its input stays open: at the end of it the receiver would hang up.
+	sleep 1000 | nsenter -t "$other" -n nc -l -p 5000 >/tmp/received &
 	receiver=$!
 	sleep 1
 	nc 10.0.0.2 5000 </tmp/original
@@ -76,7 +77,7 @@ network() {
 
 # engine: the DMA engine of edu, driven by a test driver of ours.
 engine() {
-	modprobe xen_swiotlb_rs_edu || fail "edu: the test driver found mismatches or could not load"
+	insmod /tests/xen_swiotlb_rs_edu.ko || fail "edu: the test driver found mismatches or could not load"
 	result=$(cat /sys/kernel/debug/xen_swiotlb_rs_edu/result)
 	device=$(pci_of xen_swiotlb_rs_edu)
 	verified "$device" edu "$(field bytes "$result")" "$(field mismatches "$result")"
