@@ -48,6 +48,22 @@ impl AtomicWord for Word {
     }
 }
 
+/// A property test's configuration: `cases` of them, or as many as `PROPTEST_CASES` says.
+///
+/// A failing case is printed, not kept: what it teaches belongs into a test of its own.
+#[cfg(not(loom))]
+pub fn config(cases: u32) -> proptest::test_runner::Config {
+    let cases = match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => proptest::test_runner::Config::default().cases,
+        None => cases,
+    };
+    proptest::test_runner::Config {
+        cases,
+        failure_persistence: None,
+        ..Default::default()
+    }
+}
+
 /// An extent on the host.
 pub type Extent = Slots<Word, Vec<Word>>;
 
