@@ -12,15 +12,21 @@ use dma_core::{
     record::{Misuse, Owner, Run},
     request::{ClaimError, Request},
 };
-use dma_core_tests::{extent, Extent};
+use dma_core_tests::{extent, Extent, STRICT};
 use loom::sync::Arc;
 use loom::thread;
 
 fn model(check: impl Fn(Arc<Extent>) + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.max_branches = 20_000;
-    builder.preemption_bound = builder.preemption_bound.or(Some(2));
-    builder.check(move || check(Arc::new(extent(0, 128, 1))));
+    let check = std::sync::Arc::new(check);
+
+    for strict in [false, true] {
+        let check = check.clone();
+        let mut builder = loom::model::Builder::new();
+        builder.max_branches = 20_000;
+        builder.preemption_bound = builder.preemption_bound.or(Some(4));
+        STRICT.set(strict);
+        builder.check(move || check(Arc::new(extent(0, 128, 1))));
+    }
 }
 
 fn request(slots: usize) -> Request {
