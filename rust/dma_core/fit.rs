@@ -70,10 +70,8 @@ pub(crate) struct Fit {
     paged: u64,
     /// Of these, the naturally aligned ones.
     natural: u64,
-    /// A free block of this class surely holds the run; from [`CLASSES`] on, only a whole chunk.
-    class: u32,
-    /// A chunk without a free block of this class cannot hold the run.
-    floor: u32,
+    /// A naturally aligned free block of so many slots surely holds the run.
+    block: usize,
     stride: Stride,
 }
 
@@ -84,15 +82,14 @@ impl Fit {
         let slots = request.slots();
         let (align, offset) = request.alignment();
         let window = request.window();
-        let own = order(slots);
-        let mut class = own;
+        let mut block = slots;
 
         let mut allowed = low(WORD.wrapping_add(1).wrapping_sub(slots));
         if align > 1 {
             let align = if align < WORD { align } else { WORD };
             let offset = offset & align.wrapping_sub(1);
             allowed &= bit(offset).wrapping_mul(every(order(align)));
-            class = order(align.max(offset.wrapping_add(slots)));
+            block = align.max(offset.wrapping_add(slots));
         }
         if window != 0 && window < WORD {
             let room = window.wrapping_add(1).checked_sub(slots)?;
@@ -111,23 +108,23 @@ impl Fit {
             slots,
             allowed,
             paged,
-            natural: paged & every(own),
-            class,
-            floor: order(slots.wrapping_add(3) / 2).saturating_sub(1),
+            natural: paged & every(order(slots)),
+            block,
             stride,
         })
     }
 
-    /// The class that surely holds the run, if less than a whole chunk does.
+    /// The class of blocks that surely hold the run, if less than a whole chunk does.
     #[inline]
     pub(crate) fn class(&self) -> Option<u32> {
-        Some(self.class).filter(|class| *class < CLASSES)
+        Some(order(self.block)).filter(|class| *class < CLASSES)
     }
 
-    /// The class without which there is no room.
+    /// The class without which there is no room: the least that a run can have inside, wherever it
+    /// begins.
     #[inline]
     pub(crate) const fn floor(&self) -> u32 {
-        self.floor
+        order(self.slots.wrapping_add(3) / 2).saturating_sub(1)
     }
 
     #[inline]

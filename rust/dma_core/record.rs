@@ -171,10 +171,10 @@ impl Record {
     }
 }
 
-/// The slots that `size` bytes need from `offset` bytes into a run.
+/// The slots that `size` bytes need from `offset` bytes into a run; both fit 32 bits.
 #[inline]
 pub(crate) const fn slots_for(offset: u64, size: u64) -> usize {
-    index(offset.saturating_add(size).saturating_add(SLOT_SIZE - 1) >> SLOT_SHIFT)
+    index(offset.wrapping_add(size).wrapping_add(SLOT_SIZE - 1) >> SLOT_SHIFT)
 }
 
 /// What is wrong with an address that should belong to a mapping.

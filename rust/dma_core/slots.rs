@@ -210,8 +210,9 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
     #[inline]
     pub fn publish(&self, run: Run, phys: Phys, size: usize, owner: Owner) -> Result<Record, Run> {
         let size = wide(size);
-        let needs = slots_for(kept(phys, run.keep), size);
-        if run.base != self.base || size == 0 || needs != run.slots {
+        let fits =
+            size != 0 && size <= self.size() && slots_for(kept(phys, run.keep), size) == run.slots;
+        if run.base != self.base || !fits {
             return Err(run);
         }
 
@@ -253,25 +254,46 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
     /// As [`Slots::find`], and [`Misuse::NotHead`] for an address inside the mapping.
     #[inline]
     pub fn retire(&self, at: Machine, owner: Owner) -> Result<Held, Misuse> {
-        let record = self.find(at, owner)?;
-        if record.start() != at {
-            return Err(Misuse::NotHead {
-                head: record.start(),
-            });
+        let slot = self.slot(at)?;
+        match self.record(slot) {
+            Some(record) if record.start() == at && record.owner() == owner => self.end(&record),
+            _ => self.retire_far(at, owner),
         }
+    }
 
+    /// Ends a mapping whose first byte is not in its run's first slot, or finds out what is wrong.
+    #[cold]
+    #[inline(never)]
+    fn retire_far(&self, at: Machine, owner: Owner) -> Result<Held, Misuse> {
+        let record = self.find(at, owner)?;
+        if record.start() == at {
+            self.end(&record)
+        } else {
+            Err(Misuse::NotHead {
+                head: record.start(),
+            })
+        }
+    }
+
+    /// Ends a mapping, if nobody else was faster.
+    #[inline]
+    fn end(&self, record: &Record) -> Result<Held, Misuse> {
         let words = self.words.record(record.first());
         let live = record.encode();
         if self.words.replace(words.wrapping_add(1), live, 0).is_err() {
             return Err(Misuse::NotMapped);
         }
-        // From here on nobody else reads or writes the record. If a mapping just like this one took
-        // its place in between, then that is the one that ends, so take its address.
+        // From here on nobody else writes the record. If a mapping just like this one took its place
+        // in between, then that is the one that ends, so take its address.
         let phys = self.words.load(words);
-        let record = Record::decode(self.base, record.first(), phys, live);
+        let record = if phys == record.phys().raw() {
+            *record
+        } else {
+            Record::decode(self.base, record.first(), phys, live).ok_or(Misuse::NotMapped)?
+        };
         Ok(Held {
             base: self.base,
-            record: record.ok_or(Misuse::NotMapped)?,
+            record,
         })
     }
 
@@ -303,13 +325,18 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
         }
     }
 
+    /// The slot that an address lies in.
+    #[inline]
+    fn slot(&self, at: Machine) -> Result<usize, Misuse> {
+        match at.since(self.base) {
+            Some(inside) if inside < self.size() => Ok(index(inside >> SLOT_SHIFT)),
+            _ => Err(Misuse::OutOfRange),
+        }
+    }
+
     #[inline]
     fn lookup(&self, at: Machine) -> Result<Record, Misuse> {
-        let inside = at
-            .since(self.base)
-            .filter(|inside| *inside < self.size())
-            .ok_or(Misuse::OutOfRange)?;
-        let slot = index(inside >> SLOT_SHIFT);
+        let slot = self.slot(at)?;
         let record = match self.record(slot) {
             Some(record) => record,
             None => self.look_back(slot).ok_or(Misuse::NotMapped)?,

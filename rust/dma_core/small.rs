@@ -254,6 +254,9 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
                 Err(now) => old = now,
             }
         }
-        place_of((run & !old).count_ones())
+        match run & !old {
+            0 => 0,
+            missing => place_of(missing.count_ones()),
+        }
     }
 }
