@@ -286,14 +286,10 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
         // From here on nobody else writes the record. If a mapping just like this one took its place
         // in between, then that is the one that ends, so take its address.
         let phys = self.words.load(words);
-        let record = if phys == record.phys().raw() {
-            *record
-        } else {
-            Record::decode(self.base, record.first(), phys, live).ok_or(Misuse::NotMapped)?
-        };
+        let record = Record::decode(self.base, record.first(), phys, live);
         Ok(Held {
             base: self.base,
-            record,
+            record: record.ok_or(Misuse::NotMapped)?,
         })
     }
 
