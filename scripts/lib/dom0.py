@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -108,12 +107,13 @@ def build_initramfs(
         for folder in ("proc", "sys", "tmp", "run", "out", "mnt"):
             archive.directory(folder)
         initramfs.add_busybox(archive)
-        archive.data("init", (LIBRARY / "init.sh").read_bytes(), 0o755)
+        archive.data("init", (LIBRARY / "guest/init.sh").read_bytes(), 0o755)
         archive.data("etc/script", script, 0o755)
         archive.data("etc/passwd", b"root::0:0:root:/:/bin/sh\n")
         archive.data("etc/" + disks.SUMS, disks.sums(images).encode())
         if (TESTS / "lib.sh").is_file():
             archive.file(TESTS / "lib.sh", "lib/test.sh")
+        tools.add(archive, "outport")
         needed = options.module + options.include_module
         for name in options.tool:
             needed += tools.add(archive, name)
@@ -123,6 +123,8 @@ def build_initramfs(
         for folder in options.files:
             archive.tree(folders.existing(folder))
         settings = {
+            "output_port": str(qemu.OUTPUT_PORT),
+            "records_port": str(qemu.RECORDS_PORT),
             "driver": f"/{kernel.folder}/extra/{kernels.DRIVER}.ko" if with_driver else "",
             "params": " ".join(options.param),
             "modules": " ".join(options.module),
@@ -178,14 +180,15 @@ def follow(machine: qemu.Machine, folder: Path, timeout: float) -> Outcome:
         outcome.phase = phase
         say(f"{time.monotonic() - began:5.1f} s  {phase}")
 
-    process = qemu.start(machine.command(f"file:{console}", f"file:{output}", f"file:{records}"), folder / "qemu.log")
+    ports = {qemu.OUTPUT_PORT: output, qemu.RECORDS_PORT: records}
+    process = qemu.start(machine.command(f"file:{console}", ports), folder / "qemu.log")
     steps = [(XEN_UP, "Xen up")] if machine.xen else []
     steps.append((KERNEL_UP, "kernel up"))
     try:
         while True:
             # Seen as ended before the last read, so that nothing written is missed.
             ended = process.poll() is not None
-            new = followers[0].more().decode(errors="replace")
+            new = qemu.clean(followers[0].more())
             log += new
             if verbose:
                 sys.stderr.write(new)
@@ -255,7 +258,7 @@ def judge(outcome: Outcome, log: str, images: list[disks.Disk], timeout: float, 
 def interact(machine: qemu.Machine) -> int:
     """Gives the terminal to the machine's console."""
     # The emulator's own Ctrl-A x ends it; all else, Ctrl-C included, is dom0's.
-    command = machine.command("mon:stdio", "null", "null")
+    command = machine.command("mon:stdio", {})
     return subprocess.run(command).returncode
 
 
@@ -284,7 +287,7 @@ def run(options: argparse.Namespace, folders: Folders) -> int:
         if options.interactive:
             return interact(machine)
         outcome = follow(machine, folder, options.timeout)
-        log = re.sub(r"\r+\n", "\n", (folder / "console.log").read_text(errors="replace"))
+        log = qemu.clean((folder / "console.log").read_bytes())
         kept = keep_log(folder)
         if outcome.archive and target:
             unpack(outcome.archive, target)

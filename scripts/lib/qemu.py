@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """The emulated machine: its command line, and running it.
 
-No hardware virtualisation is used, so it runs anywhere, and alike.  The machine has
-three serial ports: com1 is the console of Xen and dom0, com2 carries the script's
-output, com4 the runner's records (see init.sh).  com3 would share its interrupt with
-com1, which belongs to Xen.
+No hardware virtualisation is used, so it runs anywhere, and alike.  com1 is the console
+of Xen and dom0.  The script's output and the runner's records (see guest/init.sh) come
+through two ports of the emulator's debug console, which does with a byte nothing but
+write it to a file.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ EMULATOR = "qemu-system-x86_64"
 ICOUNT = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max,x2apic=off,erms=off,fsrm=off"]
 PLAIN = ["-accel", "tcg,thread=multi", "-cpu", "max"]
 HIGH_MEMORY = "max-ram-below-4g=256M"
+OUTPUT_PORT, RECORDS_PORT = 0x402, 0x403
 
 
 @dataclass
@@ -47,13 +48,16 @@ class Machine:
     devices: list[str] = field(default_factory=list)
     """Arguments for the emulator."""
 
-    def command(self, console: str, output: str, records: str) -> list[str]:
-        """The emulator's command line; the last three arguments are what `-serial` takes."""
+    def command(self, console: str, ports: dict[int, Path]) -> list[str]:
+        """The emulator's command line: the console as `-serial` takes it, a file for each port."""
         options = f"{self.machine},{HIGH_MEMORY}" if self.high_memory else self.machine
         command = [EMULATOR, "-machine", options, *(ICOUNT if self.icount else PLAIN)]
         command += ["-smp", str(1 if self.icount else self.processors), "-m", self.memory]
         command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-        command += ["-serial", console, "-serial", output, "-serial", "null", "-serial", records]
+        command += ["-serial", console]
+        for port, path in ports.items():
+            command += ["-chardev", f"file,id=port{port},path={path}"]
+            command += ["-device", f"isa-debugcon,iobase={port},chardev=port{port}"]
         return command + self._boot() + self.devices
 
     def _boot(self) -> list[str]:
@@ -121,6 +125,11 @@ class Follower:
     def more(self) -> bytes:
         """What has come since the last call."""
         return self._file.read()
+
+
+def clean(console: bytes) -> str:
+    """The console's text without what only a terminal needs."""
+    return console.replace(b"\r", b"").replace(b"\0", b"").decode(errors="replace")
 
 
 def pause() -> None:
