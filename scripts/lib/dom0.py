@@ -151,7 +151,7 @@ def build_machine(
             text = text.replace("{%s}" % disk.name, str(disk.path))
         devices += shlex.split(text) if text.startswith("-") else ["-device", text]
     return qemu.Machine(
-        kernel=kernel.image,
+        kernel=kernels.unpacked(kernel.image) if xen else kernel.image,
         initramfs=initrd,
         xen=xen,
         memory=options.mem,

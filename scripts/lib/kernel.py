@@ -7,6 +7,7 @@ an image of one's own with, perhaps, a folder of modules.
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import os
 import subprocess
@@ -22,6 +23,10 @@ DRIVER = "xen_swiotlb_rs"
 # Documentation/arch/x86/boot.rst: the offset of a pointer, less 0x200, to the release.
 BOOT_MAGIC, BOOT_MAGIC_AT = b"HdrS", 0x202
 RELEASE_POINTER_AT, RELEASE_POINTER_BASE = 0x20E, 0x200
+# The same: the sectors before the 32-bit code, and the compressed ELF file's place after them.
+SETUP_SECTORS_AT, SECTOR = 0x1F1, 512
+PAYLOAD_AT, PAYLOAD_SIZE_AT = 0x248, 0x24C
+DECOMPRESSORS = {b"\x28\xb5\x2f\xfd": ["zstd", "-dcq"], b"\x1f\x8b": ["gzip", "-dc"], b"\xfd7zXZ\0": ["xz", "-dc"]}
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,33 @@ def release_of(image: Path) -> str:
         raise Problem(f"{image} is no bzImage", "Give arch/x86/boot/bzImage of a kernel build, or a vmlinuz.")
     start = int.from_bytes(head[RELEASE_POINTER_AT : RELEASE_POINTER_AT + 2], "little") + RELEASE_POINTER_BASE
     return head[start:].split(b"\0", 1)[0].split(b" ", 1)[0].decode()
+
+
+def unpacked(image: Path) -> Path:
+    """The ELF file in an image, or the image itself if that cannot be had.
+
+    Xen boots either, but unpacking takes it seconds of emulated time.
+    """
+    raw = image.read_bytes()
+    place = CACHE / "image" / f"{release_of(image)}-{hashlib.sha256(raw).hexdigest()[:12]}"
+    if place.exists():
+        return place
+
+    def number(at: int) -> int:
+        return int.from_bytes(raw[at : at + 4], "little")
+
+    start = ((raw[SETUP_SECTORS_AT] or 4) + 1) * SECTOR + number(PAYLOAD_AT)
+    # The last four bytes are the unpacked size, which is no part of the compressed stream.
+    payload = raw[start : start + number(PAYLOAD_SIZE_AT) - 4]
+    command = next((command for magic, command in DECOMPRESSORS.items() if payload.startswith(magic)), None)
+    result = command and subprocess.run(command, input=payload, capture_output=True)
+    if not result or not result.stdout.startswith(b"\x7fELF"):
+        return image
+    place.parent.mkdir(parents=True, exist_ok=True)
+    scratch = place.with_name(f"{place.name}.{os.getpid()}")
+    scratch.write_bytes(result.stdout)
+    scratch.rename(place)
+    return place
 
 
 def add_modules(archive: Archive, kernel: Kernel, names: list[str]) -> None:

@@ -26,7 +26,8 @@ EMULATOR = "qemu-system-x86_64"
 ICOUNT = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max,x2apic=off,erms=off,fsrm=off"]
 PLAIN = ["-accel", "tcg,thread=multi", "-cpu", "max"]
 HIGH_MEMORY = "max-ram-below-4g=256M"
-OUTPUT_PORT, RECORDS_PORT = 0x402, 0x403
+# Free in the PC, unlike 0x402 (the firmware's messages) or 0x700 (the SMBus).
+OUTPUT_PORT, RECORDS_PORT = 0xE9, 0xEA
 
 
 @dataclass
