@@ -31,6 +31,8 @@ COMPLAINT = re.compile(
 )
 XEN_COMPLAINT = re.compile(r"\(XEN\).*(Panic on CPU|FATAL|Xen BUG|Assertion)")
 HARMLESS = re.compile(r"DMA-API: (preallocated \d+ debug entries|debugging (en|dis)abled by)")
+# What tests/kunit/init says when it has looked for leaks.
+END = "kmemleak: scanned"
 # Fault injection announces what it does.
 ANNOUNCED = re.compile(r"FAULT_INJECTION: ")
 
@@ -57,6 +59,7 @@ class Run:
 
     suites: dict = field(default_factory=dict)
     planned: int = -1
+    ended: bool = False
     complaints: list = field(default_factory=list)
 
 
@@ -78,6 +81,7 @@ def parse(lines):
         if COMPLAINT.search(line) and not HARMLESS.search(line) and not ANNOUNCED.search(line):
             run.complaints.append(line.strip())
             continue
+        run.ended = run.ended or line.strip() == END
         if found := SUBTEST.match(line):
             suite = run.suites.setdefault(found[1], Suite(found[1]))
         elif found := PLAN.match(line):
@@ -153,6 +157,9 @@ def judge(environment, run, wanted):
         failed += 1
     elif run.planned != len(run.suites):
         print(f"not ok {environment}: {run.planned} suites planned, {len(run.suites)} reported")
+        failed += 1
+    if not run.ended:
+        print(f"not ok {environment}: the kernel did not get as far as the search for leaks")
         failed += 1
     for line in run.complaints:
         print(f"not ok {environment}: the kernel complained: {line}")
