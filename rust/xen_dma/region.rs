@@ -93,6 +93,10 @@ impl Region {
     /// Memory that fits as it comes is taken as it is.  [`ENOMEM`] when Linux has no pages or
     /// Xen has no such extent; nothing is lost then.  May sleep.
     pub fn new(order: u32, address_bits: u32, way: Way) -> Result<Self> {
+        // Xen would read 0 as "anywhere".
+        if address_bits == 0 {
+            return Err(ENOMEM);
+        }
         match way {
             Way::Scattered => {
                 let count = 1usize.checked_shl(order).ok_or(EINVAL)?;
