@@ -37,7 +37,8 @@ use kernel::{
     faux,
     page::PAGE_SIZE,
     prelude::*,
-    types::Opaque, //
+    types::Opaque,
+    ThisModule, //
 };
 
 impl Direction {
@@ -314,6 +315,14 @@ pub fn sgtable_bytes(dev: &Device, memory: Coherent, size: usize) -> Result<usiz
     // SAFETY: Made above.
     unsafe { bindings::sg_free_table(&mut table) };
     Ok(bytes)
+}
+
+/// The module of tests that are built into the kernel: none.
+#[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
+pub fn built_in() -> &'static ThisModule {
+    // SAFETY: Null stands for code that is built in.
+    static BUILT_IN: ThisModule = unsafe { ThisModule::from_ptr(core::ptr::null_mut()) };
+    &BUILT_IN
 }
 
 /// A device without hardware, to map for.  No driver is bound to it.
