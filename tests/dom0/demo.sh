@@ -4,7 +4,6 @@
 # The demo's part inside dom0: real devices move data through the driver, and every byte
 # is compared.  Writes /out/verified (device, kind, bytes, mismatches), /out/stats.json
 # (the driver's numbers while everything was attached) and /out/facts (name value).
-# The driver and the devices' modules are loaded already.
 . /lib/test.sh
 
 stats=/sys/kernel/debug/xen_swiotlb_rs/stats.json
@@ -61,15 +60,21 @@ network() {
 		ping -c 1 -W 2 10.0.0.2 >/dev/null 2>&1 && break
 		sleep 1
 	done
-	# Its input stays open: at the end of it the receiver would hang up.
-	sleep 1000 | nsenter -t "$other" -n nc -l -p 5000 >/tmp/received &
+	# Bounded, whatever happens: the sender keeps its side open until the receiver has every byte.
+	size=$(stat -c %s /tmp/original)
+	nsenter -t "$other" -n timeout 90 nc -l -p 5000 -e dd bs=4096 of=/tmp/received 2>/dev/null &
 	receiver=$!
 	sleep 1
-	nc 10.0.0.2 5000 </tmp/original
-	wait "$receiver"
+	(cat /tmp/original; sleep 5) | timeout 90 nc 10.0.0.2 5000 &
+	tries=400
+	until [ "$(stat -c %s /tmp/received 2>/dev/null)" = "$size" ] || [ "$tries" = 0 ]; do
+		tries=$((tries - 1))
+		sleep 0.2
+	done
+	kill "$receiver" 2>/dev/null
 	bad=$(cmp -l /tmp/original /tmp/received 2>&1 | wc -l)
 	bytes=$(stat -c %s /tmp/received)
-	[ "$bytes" = "$(stat -c %s /tmp/original)" ] || bad=$((bad + 1))
+	[ "$bytes" = "$size" ] || bad=$((bad + 1))
 	verified "$first" net-sender "$bytes" "$bad"
 	verified "$second" net-receiver "$bytes" "$bad"
 	kill "$other"
@@ -77,9 +82,10 @@ network() {
 
 # engine: the DMA engine of edu, driven by a test driver of ours.
 engine() {
-	insmod /tests/xen_swiotlb_rs_edu.ko || fail "edu: the test driver found mismatches or could not load"
+	insmod /tests/xen_swiotlb_rs_edu.ko
 	result=$(cat /sys/kernel/debug/xen_swiotlb_rs_edu/result)
 	device=$(pci_of xen_swiotlb_rs_edu)
+	[ -n "$device" ] || fail "edu: its test ended with $result; the kernel's log tells where"
 	verified "$device" edu "$(field bytes "$result")" "$(field mismatches "$result")"
 }
 
@@ -97,6 +103,13 @@ rebind() {
 	[ -e "/sys/bus/pci/devices/$1/driver" ]
 }
 
+echo "load"
+modprobe xen-privcmd
+echo "dom0_pages_before $(xen-pages dom0)" >>/out/facts
+load_driver || fail "the driver does not load"
+for module in nvme ata_piix ahci sd_mod e1000 ext4; do
+	modprobe $module || fail "$module does not load"
+done
 echo "disks"
 wait_for /dev/nvme0n1
 wait_for /dev/sda
@@ -128,5 +141,7 @@ done
 check "unload" rmmod xen_swiotlb_rs
 echo "pages_taken $(dmesg | sed -n 's/.*xen_swiotlb_rs: unloaded: \([0-9]*\) pages.*/\1/p')" >>/out/facts
 echo "pages_returned $(dmesg | sed -n 's/.*xen_swiotlb_rs: unloaded: .*, \([0-9]*\) went back.*/\1/p')" >>/out/facts
+rmmod xen_swiotlb_rs_edu
+echo "dom0_pages_after $(xen-pages dom0)" >>/out/facts
 echo "checks_failed $failures" >>/out/facts
 [ "$failures" = 0 ]

@@ -5,6 +5,11 @@
 
 failures=0
 
+# load_driver [PARAM...]: our driver, which the runner put there.
+load_driver() {
+	insmod "/lib/modules/$(uname -r)/extra/xen_swiotlb_rs.ko" "$@"
+}
+
 # fail MESSAGE: the scenario ends here.
 fail() {
 	echo "not ok: $*"

@@ -51,6 +51,9 @@ const OFFSETS: [usize; 11] = [1, 63, 511, 2045, 2047, 2049, 4093, 4095, 4097, 61
 /// Pages of a buffer, as an order: room for the largest size at the largest offset.
 const BUFFER_ORDER: u32 = 2;
 
+/// As [`BUFFER_ORDER`], of the buffer for mappings that the C backend cannot bounce: 1 MiB.
+const LARGE_ORDER: u32 = 8;
+
 /// What a buffer holds where no pattern is.
 const SENTINEL: u8 = 0xa5;
 
@@ -79,6 +82,8 @@ pub(crate) struct Session<'a> {
     source: Buffer,
     /// What the device writes, and what is judged.
     target: Buffer,
+    /// The target's stand-in for large mappings.
+    large: Buffer,
     /// Patterns used so far.
     patterns: u32,
     tally: Tally,
@@ -91,6 +96,7 @@ impl<'a> Session<'a> {
             edu,
             source: Buffer::new(BUFFER_ORDER)?,
             target: Buffer::new(BUFFER_ORDER)?,
+            large: Buffer::new(LARGE_ORDER)?,
             patterns: 0,
             tally: Tally::default(),
         })
@@ -99,6 +105,10 @@ impl<'a> Session<'a> {
     /// Runs all cases.  Differences are logged and counted; errors of the DMA API or the device
     /// end it.  Sleeps.
     pub(crate) fn run(&mut self, rounds: u32) -> Result {
+        core::mem::swap(&mut self.target, &mut self.large);
+        let outcome = self.large_mappings();
+        core::mem::swap(&mut self.target, &mut self.large);
+        outcome?;
         for round in 0..rounds as usize {
             for (index, &size) in SIZES.iter().enumerate() {
                 // Each round pairs sizes with other offsets; source and target differ.
@@ -118,6 +128,7 @@ impl<'a> Session<'a> {
             // The device may still touch them.
             core::mem::forget(self.source);
             core::mem::forget(self.target);
+            core::mem::forget(self.large);
         }
         self.tally
     }
@@ -132,6 +143,25 @@ impl<'a> Session<'a> {
         self.write_memory(addr, inside, size)?;
         unmap(&self.edu, addr, size, Direction::FromDevice);
         self.check("round trip", 0..self.target.size(), to..to + size, pattern);
+        Ok(())
+    }
+
+    /// Mappings of nearly 1 MiB, of which the device writes a little at the start, inside, and at
+    /// the very end.
+    fn large_mappings(&mut self) -> Result {
+        const OFFSET: usize = 4095;
+
+        let size = self.target.size() - OFFSET - 1;
+        for written in [0, 300_001, size - INTERNAL_SIZE] {
+            let pattern = self.send(INTERNAL_SIZE, 1, 0)?;
+            self.target.fill(0, self.target.size(), |_| SENTINEL);
+            let addr = map(&self.edu, &self.target, OFFSET, size, Direction::FromDevice)?;
+            self.write_memory(advance(addr, written)?, 0, INTERNAL_SIZE)?;
+            unmap(&self.edu, addr, size, Direction::FromDevice);
+            let start = OFFSET + written;
+            let filled = start..start + INTERNAL_SIZE;
+            self.check("large mapping", 0..self.target.size(), filled, pattern);
+        }
         Ok(())
     }
 
