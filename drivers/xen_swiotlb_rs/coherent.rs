@@ -18,7 +18,8 @@ use crate::{
 };
 use dma_core::{
     Limits,
-    Machine, //
+    Machine,
+    Owner, //
 };
 use kernel::{
     alloc::flags::GFP_ATOMIC,
@@ -60,9 +61,9 @@ use xen_dma::{
 /// hypercall; beyond, it would crowd out the bounces.
 const SMALL: usize = 64 * 1024;
 
-type Regions = RBTree<u64, Arc<Region>>;
+type Regions = RBTree<u64, (Owner, Arc<Region>)>;
 
-/// Regions by machine address, and those whose end must wait for a context that may sleep.
+/// Regions and their owners by machine address, and those whose end must wait for a context that may sleep.
 #[pin_data]
 pub(crate) struct Store {
     #[pin]
@@ -98,47 +99,42 @@ impl Store {
     }
 
     /// Keeps a region.  The memory for its entry is obtained before the lock.
-    fn keep(&self, region: Arc<Region>) -> Result<(), Cause> {
+    fn keep(&self, region: Arc<Region>, owner: Owner) -> Result<(), Cause> {
         let key = region.base().raw();
-        let node = RBTreeNode::new(key, region, GFP_ATOMIC).map_err(|_| Cause::NoMemory)?;
+        let node = RBTreeNode::new(key, (owner, region), GFP_ATOMIC).map_err(|_| Cause::NoMemory)?;
         let twin = self.live.lock().insert(node);
         // Two live regions cannot have one address; if they had, the older one ends here.
         drop(twin);
         Ok(())
     }
 
-    fn get(&self, at: Machine) -> Option<Arc<Region>> {
+    fn get(&self, at: Machine, owner: Owner) -> Option<Arc<Region>> {
         let live = self.live.lock();
-        let found = live.get(&at.raw()).cloned();
-        found
+        let (whose, region) = live.get(&at.raw())?;
+        (*whose == owner).then(|| region.clone())
     }
 
     /// Ends a region: now, if that needs no sleep, else soon.
-    fn end(this: &Arc<Self>, at: Machine, size: usize) -> bool {
-        let node = {
-            let mut live = this.live.lock();
-            match live.get(&at.raw()) {
-                Some(region) if size <= region.size() => live.remove_node(&at.raw()),
-                _ => None,
-            }
+    fn end(this: &Arc<Self>, at: Machine, size: usize, owner: Owner) -> Result<(), Wrong> {
+        let mut live = this.live.lock();
+        let now = match live.get(&at.raw()) {
+            None => return Err(Wrong::NotMapped),
+            Some((whose, _)) if *whose != owner => return Err(Wrong::NotOwner),
+            Some((_, region)) if size > region.size() => return Err(Wrong::Size),
+            Some((_, region)) => region.ends_atomically(),
         };
-        let Some(node) = node else {
-            return false;
-        };
-        let (key, region) = node.to_key_value();
-        if region.ends_atomically() {
-            drop(region);
-            return true;
+        let node = live.remove_node(&at.raw());
+        drop(live);
+        if now {
+            return Ok(());
         }
-        match RBTreeNode::new(key, region, GFP_ATOMIC) {
-            Ok(node) => {
-                let twin = this.ended.lock().insert(node);
-                drop(twin);
-            }
-            Err(_) => {}
+        if let Some(node) = node {
+            // The node moves on as it is: this cannot fail, and drops nothing here.
+            let twin = this.ended.lock().insert(node);
+            drop(twin);
         }
         let _ = workqueue::system_long().enqueue(this.clone());
-        true
+        Ok(())
     }
 
     fn end_all(&self) {
@@ -160,7 +156,7 @@ impl Store {
     /// Number and bytes of the regions in use.
     pub(crate) fn usage(&self) -> (usize, usize) {
         let live = self.live.lock();
-        live.values().fold((0, 0), |(n, bytes), region| (n + 1, bytes + region.size()))
+        live.values().fold((0, 0), |(n, bytes), (_, region)| (n + 1, bytes + region.size()))
     }
 }
 
@@ -230,7 +226,7 @@ impl Backend {
     fn keep(&self, region: Region) -> Result<Coherent, Cause> {
         let memory = Coherent { cpu: region.view(), dma: region.base() };
         let region = Arc::new(region, GFP_ATOMIC).map_err(|_| Cause::NoMemory)?;
-        self.shared.coherent.keep(region)?;
+        self.shared.coherent.keep(region, self.coherent)?;
         self.counters.add(Event::Coherent, 1);
         Ok(memory)
     }
@@ -248,19 +244,16 @@ impl Backend {
 
     pub(crate) fn free_coherent(&self, dev: &Device, size: usize, at: Machine) {
         let ended = match self.shared.aperture.find(at) {
-            Some(extent) => match extent.slots.retire(at, self.coherent) {
-                Ok(held) => {
-                    self.shared.aperture.release(extent, held);
-                    true
-                }
-                Err(misuse) => return self.misuse(dev, "free", size, misuse.into()),
-            },
-            None => Store::end(&self.shared.coherent, at, size),
+            Some(extent) => extent
+                .slots
+                .retire(at, self.coherent)
+                .map(|held| self.shared.aperture.release(extent, held))
+                .map_err(Wrong::from),
+            None => Store::end(&self.shared.coherent, at, size, self.coherent),
         };
-        if ended {
-            self.counters.add(Event::CoherentFree, 1);
-        } else {
-            self.misuse(dev, "free", size, Wrong::NotMapped);
+        match ended {
+            Ok(()) => self.counters.add(Event::CoherentFree, 1),
+            Err(wrong) => self.misuse(dev, "free", size, wrong),
         }
     }
 
@@ -280,7 +273,7 @@ impl Backend {
                 with(&extent.region, extent.offset(at))
             }
             None => {
-                let region = self.shared.coherent.get(at).ok_or(ENXIO)?;
+                let region = self.shared.coherent.get(at, self.coherent).ok_or(ENXIO)?;
                 with(&region, 0)
             }
         }
