@@ -31,6 +31,9 @@ use xen_dma::{
 
 mod aperture;
 mod backend;
+#[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
+#[path = "../../tests/kunit/backend.rs"]
+mod backend_test;
 mod coherent;
 mod counters;
 mod devices;
