@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import disks
+import domu
 import initramfs
 import kernel as kernels
 import qemu
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument(name, default=default)
     made.add_argument("--smp", type=int, default=2)
     made.add_argument("--timeout", type=float, default=300)
-    for name in ("--icount", "--high-mem", "--bare", "--no-driver", "--interactive", "--allow-warnings"):
+    for name in ("--icount", "--high-mem", "--bare", "--no-driver", "--interactive", "--allow-warnings", "--guest"):
         made.add_argument(name, action="store_true")
     repeated = ("--device", "--module", "--include-module", "--files", "--param", "--tool", "--append", "--xen-append")
     for name in (*repeated, "--qemu-arg", "--disk"):
@@ -120,6 +121,8 @@ def build_initramfs(
         kernels.add_modules(archive, kernel, needed)
         if kernel.driver.is_file():
             kernels.add_driver(archive, kernel)
+        if options.guest:
+            domu.add(archive, kernel)
         for folder in options.files:
             archive.tree(folders.existing(folder))
         settings = {

@@ -111,7 +111,7 @@ def libraries(binary: Path) -> list[Path]:
 def add_binary(archive: Archive, binary: Path, name: str) -> None:
     """Adds a program of the tool root as `name`, with its libraries at their own places."""
     if not archive.has(name):
-        archive.file(binary, name)
+        archive.data(name, binary.read_bytes(), 0o755)
     for library in libraries(binary):
         if not archive.has(str(library)):
             archive.file(library, str(library))
