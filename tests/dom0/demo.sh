@@ -106,7 +106,7 @@ rebind() {
 echo "load"
 modprobe xen-privcmd
 echo "dom0_pages_before $(xen-pages dom0)" >>/out/facts
-load_driver || fail "the driver does not load"
+insmod "$driver_file" || fail "the driver does not load"
 for module in nvme ata_piix ahci sd_mod e1000 ext4; do
 	modprobe $module || fail "$module does not load"
 done

@@ -5,11 +5,6 @@
 
 failures=0
 
-# load_driver [PARAM...]: our driver, which the runner put there.
-load_driver() {
-	insmod "/lib/modules/$(uname -r)/extra/xen_swiotlb_rs.ko" "$@"
-}
-
 # fail MESSAGE: the scenario ends here.
 fail() {
 	echo "not ok: $*"
@@ -94,4 +89,67 @@ unbind_all() {
 	for device in $(pci_of "$1"); do
 		unbind "$device"
 	done
+}
+
+# finish: the scenario's end; its status tells whether a check failed.
+finish() {
+	[ "$failures" = 0 ] || echo "$failures failed"
+	[ "$failures" = 0 ]
+	exit
+}
+
+# The driver, as scenarios that load it themselves find it.
+driver_file=/lib/modules/$(uname -r)/extra/xen_swiotlb_rs.ko
+
+# Xen's own counts of pages, exact: --tool xen-pages, --module xen-privcmd.
+dom0_pages() {
+	xen-pages dom0
+}
+
+xen_free_pages() {
+	xen-pages free
+}
+
+# xen_low_pages [BITS]: free pages below 2^BITS, 4 GiB unless said otherwise.
+xen_low_pages() {
+	xen-pages below "${1:-32}"
+}
+
+# large_requests DISK: requests as large as the device and the DMA backend allow; the
+# kernel's default would hide their limit.  Prints it in KiB.
+large_requests() {
+	cat "/sys/block/$1/queue/max_hw_sectors_kb" >"/sys/block/$1/queue/max_sectors_kb"
+	cat "/sys/block/$1/queue/max_sectors_kb"
+}
+
+# disk_digest DISK: of all that a disk holds, read past the page cache.
+disk_digest() {
+	dd if="/dev/$1" bs=4M iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1
+}
+
+# disk_is_given NAME DISK: DISK still holds what the runner's --disk NAME=...:random put there.
+disk_is_given() {
+	grep -q "^$(disk_digest "$2")  $1\$" /etc/disks.sha256
+}
+
+# disk_final NAME DISK: after the last write; the runner compares it with NAME's image.
+disk_final() {
+	sync
+	echo "$(disk_digest "$2")  $1" >>/out/disks.sha256
+}
+
+# other_host: a network namespace of its own; its process, for `inside`, is $other.
+other_host() {
+	unshare -n sleep 100000 &
+	other=$!
+	tries=50
+	until [ "$(readlink /proc/$other/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do
+		tries=$((tries - 1))
+		[ "$tries" -gt 0 ] || fail "no second network namespace"
+		sleep 0.1
+	done
+}
+
+inside() {
+	nsenter -t "$other" -n "$@"
 }

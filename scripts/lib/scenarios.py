@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Runs scenarios: scripts/scenarios' part inside the tool root.
+
+A scenario is one file, tests/dom0/scenarios/NAME.  Its head is comments: one that says
+what it shows, and lines that say what it needs:
+
+    # dom0: OPTIONS       options of scripts/dom0; lines add up
+    # driver: required    it tests the driver itself; without, it is skipped
+    # expect: STATUS      the exit status of a good run, if not 0 (114: dom0 must crash)
+
+The rest is a script for dom0.  It ends with status 0, 77 (skipped), or any other (failed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from problem import Problem, report
+
+FOLDER = Path("/src/tests/dom0/scenarios")
+RUNNER = Path(__file__).with_name("dom0.py")
+SKIPPED = 77
+SHOWN_LINES = 40
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What the head of a scenario's file says."""
+
+    name: str
+    path: Path
+    shows: str
+    options: list[str]
+    needs_driver: bool
+    expected: int
+
+
+def read(path: Path) -> Scenario:
+    """Reads a scenario's head."""
+    shows: list[str] = []
+    fields: dict[str, list[str]] = {"dom0": [], "driver": [], "expect": []}
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        key, colon, value = line.removeprefix("#").strip().partition(":")
+        if colon and key in fields:
+            fields[key].append(value.strip())
+        elif not line.startswith("#!") and "SPDX" not in line and "shellcheck" not in line:
+            shows.append(line.removeprefix("#").strip())
+    return Scenario(
+        name=path.name,
+        path=path,
+        shows=" ".join(shows).strip(),
+        options=shlex.split(" ".join(fields["dom0"])),
+        needs_driver="required" in fields["driver"],
+        expected=int(fields["expect"][-1]) if fields["expect"] else 0,
+    )
+
+
+def choose(names: list[str]) -> list[Scenario]:
+    """The scenarios that were named, or all."""
+    known = {path.name: path for path in sorted(FOLDER.iterdir()) if path.is_file()}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise Problem(f"no scenario '{unknown[0]}'", f"There are: {' '.join(known)}")
+    return [read(known[name]) for name in names or known]
+
+
+def boot(scenario: Scenario, common: list[str]) -> tuple[int, str]:
+    """Boots what the scenario needs and runs it; gives the exit status and all that was said."""
+    command = [sys.executable, "-B", str(RUNNER), *common, *scenario.options, "--run", str(scenario.path)]
+    if os.environ.get("V") == "1":
+        return subprocess.run(command).returncode, ""
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return result.returncode, result.stdout.decode(errors="replace")
+
+
+def main() -> int:
+    """Runs them all; 0 if none failed."""
+    made = argparse.ArgumentParser(prog="scenarios", allow_abbrev=False, add_help=False)
+    made.add_argument("--host-folders", nargs=3, default=["/src", "/cache", "/src"])
+    made.add_argument("--default-kernel")
+    made.add_argument("--list", action="store_true")
+    made.add_argument("--no-driver", action="store_true")
+    made.add_argument("names", nargs="*")
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    options = made.parse_args(arguments[:split])
+    scenarios = choose(options.names)
+    if options.list:
+        for scenario in scenarios:
+            print(f"{scenario.name}: {scenario.shows}")
+        return 0
+
+    common = ["--host-folders", *options.host_folders, *arguments[split + 1 :]]
+    common += ["--kernel", options.default_kernel] if options.default_kernel else []
+    common += ["--no-driver"] if options.no_driver else []
+    counts = {"ok": 0, "not ok": 0, "skipped": 0}
+    for number, scenario in enumerate(scenarios, 1):
+        print(f"==> {number}/{len(scenarios)} {scenario.name}: {scenario.shows}", file=sys.stderr, flush=True)
+        began = time.monotonic()
+        if options.no_driver and scenario.needs_driver:
+            verdict, said = "skipped", ""
+        else:
+            status, said = boot(scenario, common)
+            verdict = "ok" if status == scenario.expected else "skipped" if status == SKIPPED else "not ok"
+        counts[verdict] += 1
+        text = f"ok {number} - {scenario.name} # SKIP" if verdict == "skipped" else f"{verdict} {number} - {scenario.name}"
+        print(f"{text} ({time.monotonic() - began:.0f} s)", flush=True)
+        if verdict == "not ok":
+            print(f"    status {status}, expected {scenario.expected}")
+            print("".join(f"    {line}\n" for line in said.splitlines()[-SHOWN_LINES:]), end="", flush=True)
+    print(f"{counts['ok']} passed, {counts['not ok']} failed, {counts['skipped']} skipped")
+    return 1 if counts["not ok"] else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Problem as problem:
+        report("scenarios", problem)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
