@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2154
 #
 # How cargo is run in the tool root.  Sourced, never run; `cache` and `top` are set.
 
