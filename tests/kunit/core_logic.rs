@@ -62,20 +62,74 @@ const PLACES: [(u64, usize, Limits, bool, Placement); 17] = {
     const WIDE: Limits = limits(ALL, ALL, 0);
     const NARROW: Limits = limits(LOW, ALL, 0);
     [
-        (0x1_0800, 0x1000, WIDE, false, Direct(Machine::new(0x1_0001_0800))),
-        (0x1_0000, 0x4000, WIDE, false, Direct(Machine::new(0x1_0001_0000))),
+        (
+            0x1_0800,
+            0x1000,
+            WIDE,
+            false,
+            Direct(Machine::new(0x1_0001_0800)),
+        ),
+        (
+            0x1_0000,
+            0x4000,
+            WIDE,
+            false,
+            Direct(Machine::new(0x1_0001_0000)),
+        ),
         (0x1_0800, 0x1000, NARROW, false, Bounce(Unreachable)),
         (0x1_3800, 0x1000, WIDE, false, Bounce(Discontiguous)),
-        (0x1_4000, 0x1000, NARROW, false, Direct(Machine::new(0x500_0000))),
-        (0x1_5010, 0x1ff0, WIDE, false, Direct(Machine::new(0x2_0001_5010))),
-        (0x1_7000, 0x2000, NARROW, false, Direct(Machine::new(0x1_7000))),
+        (
+            0x1_4000,
+            0x1000,
+            NARROW,
+            false,
+            Direct(Machine::new(0x500_0000)),
+        ),
+        (
+            0x1_5010,
+            0x1ff0,
+            WIDE,
+            false,
+            Direct(Machine::new(0x2_0001_5010)),
+        ),
+        (
+            0x1_7000,
+            0x2000,
+            NARROW,
+            false,
+            Direct(Machine::new(0x1_7000)),
+        ),
         (0x1_8800, 0x1000, WIDE, false, Refuse(Hole)),
         (0x1_9000, 1, WIDE, true, Refuse(Hole)),
-        (0x2_0000, 0x1000, NARROW, false, Direct(Machine::new(0xffff_f000))),
+        (
+            0x2_0000,
+            0x1000,
+            NARROW,
+            false,
+            Direct(Machine::new(0xffff_f000)),
+        ),
         (0x2_0000, 0x1001, NARROW, false, Bounce(Unreachable)),
-        (0x2_0000, 0x1001, limits(ALL, LOW, 0), false, Bounce(Boundary)),
-        (0x2_0000, 0x1001, WIDE, false, Direct(Machine::new(0xffff_f000))),
-        (0x1_4000, 0x1000, limits(ALL, ALL, 0xffff), false, Bounce(Misaligned)),
+        (
+            0x2_0000,
+            0x1001,
+            limits(ALL, LOW, 0),
+            false,
+            Bounce(Boundary),
+        ),
+        (
+            0x2_0000,
+            0x1001,
+            WIDE,
+            false,
+            Direct(Machine::new(0xffff_f000)),
+        ),
+        (
+            0x1_4000,
+            0x1000,
+            limits(ALL, ALL, 0xffff),
+            false,
+            Bounce(Misaligned),
+        ),
         (0x1_0000, 0, WIDE, false, Refuse(Empty)),
         (0xffff_ffff_ffff_f000, 0x2000, WIDE, false, Refuse(Wraps)),
         (0x1_0000, 1, WIDE, true, Bounce(Forced)),
@@ -130,7 +184,10 @@ mod tests {
     fn place_decides_every_kind_of_frame() -> Result {
         for (phys, size, limits, force, expected) in PLACES {
             let placement = place(&Fake, Phys::new(phys), size, &limits, force);
-            check!(placement == expected, "{phys:#x}+{size:#x}: {placement:?}, not {expected:?}");
+            check!(
+                placement == expected,
+                "{phys:#x}+{size:#x}: {placement:?}, not {expected:?}"
+            );
         }
         Ok(())
     }
@@ -161,21 +218,38 @@ mod tests {
     #[test]
     fn a_mapping_lives_once() -> Result {
         let (slots, mine) = (slots()?, owner(7)?);
-        for size in [1, 2048, 2049, 4096, 0x1_0000, 0x2_0000, 0x2_0001, 0x8_0000, 0x10_0000] {
+        for size in [
+            1, 2048, 2049, 4096, 0x1_0000, 0x2_0000, 0x2_0001, 0x8_0000, 0x10_0000,
+        ] {
             let phys = 0x12_3456_7890;
             let at = map(&slots, phys, size, &ANY, mine).map_err(|_| ENOMEM)?;
-            check!(slots.used() == size.div_ceil(SLOT_SIZE as usize), "size {size}");
+            check!(
+                slots.used() == size.div_ceil(SLOT_SIZE as usize),
+                "size {size}"
+            );
 
             let last = Machine::new(at.raw() + size as u64 - 1);
             let record = slots.find(last, mine).map_err(|_| ENXIO)?;
-            check!(record.start() == at && record.size() == size as u64, "size {size}");
+            check!(
+                record.start() == at && record.size() == size as u64,
+                "size {size}"
+            );
             let part = record.part(last, 1);
-            check!(part == Some(Phys::new(phys + size as u64 - 1)), "size {size}");
+            check!(
+                part == Some(Phys::new(phys + size as u64 - 1)),
+                "size {size}"
+            );
             check!(record.part(last, 2).is_none(), "size {size}");
 
             unmap(&slots, at, mine)?;
-            check!(matches!(slots.retire(at, mine), Err(Misuse::NotMapped)), "size {size}");
-            check!(matches!(slots.find(last, mine), Err(Misuse::NotMapped)), "size {size}");
+            check!(
+                matches!(slots.retire(at, mine), Err(Misuse::NotMapped)),
+                "size {size}"
+            );
+            check!(
+                matches!(slots.find(last, mine), Err(Misuse::NotMapped)),
+                "size {size}"
+            );
             check!(slots.is_idle() && slots.used() == 0, "size {size}");
         }
         Ok(())
@@ -189,10 +263,16 @@ mod tests {
         let beyond = Machine::new(BASE.raw() + slots.size());
 
         check!(matches!(slots.retire(at, other), Err(Misuse::NotOwner { owner }) if owner == mine));
-        check!(matches!(slots.find(inner, other), Err(Misuse::NotOwner { .. })));
+        check!(matches!(
+            slots.find(inner, other),
+            Err(Misuse::NotOwner { .. })
+        ));
         check!(matches!(slots.retire(inner, mine), Err(Misuse::NotHead { head }) if head == at));
         check!(matches!(slots.find(beyond, mine), Err(Misuse::OutOfRange)));
-        check!(matches!(slots.retire(Machine::new(0), mine), Err(Misuse::OutOfRange)));
+        check!(matches!(
+            slots.retire(Machine::new(0), mine),
+            Err(Misuse::OutOfRange)
+        ));
 
         check!(slots.used() == 6);
         unmap(&slots, at, mine)?;
@@ -213,7 +293,11 @@ mod tests {
                 }
             }
         }
-        check!(given.len() == COUNT && slots.used() == COUNT, "{}", given.len());
+        check!(
+            given.len() == COUNT && slots.used() == COUNT,
+            "{}",
+            given.len()
+        );
         check!(slots.available() == 0);
         given.sort_unstable();
         check!(given.windows(2).all(|pair| pair[0] < pair[1]));
@@ -254,21 +338,36 @@ mod tests {
             let device = limits(ALL, boundary, keep);
             for _ in 0..3 {
                 let at = map(&slots, phys, size, &device, mine).map_err(|_| ENOMEM)?;
-                check!((at.raw() ^ phys) & keep == 0, "{phys:#x}+{size:#x} at {:#x}", at.raw());
+                check!(
+                    (at.raw() ^ phys) & keep == 0,
+                    "{phys:#x}+{size:#x} at {:#x}",
+                    at.raw()
+                );
                 let last = at.raw() + size as u64 - 1;
-                check!((at.raw() ^ last) & !boundary == 0, "{phys:#x}+{size:#x} at {:#x}", at.raw());
+                check!(
+                    (at.raw() ^ last) & !boundary == 0,
+                    "{phys:#x}+{size:#x} at {:#x}",
+                    at.raw()
+                );
             }
             // Three of each stand side by side; all go before the next case.
             let seats = (0..COUNT as u64).map(|n| Machine::new(BASE.raw() + n * SLOT_SIZE));
             for seat in seats {
                 for low in [0, phys & keep & (SLOT_SIZE - 1)] {
                     let at = Machine::new(seat.raw() + low);
-                    if slots.find(at, mine).is_ok_and(|record| record.start() == at) {
+                    if slots
+                        .find(at, mine)
+                        .is_ok_and(|record| record.start() == at)
+                    {
                         unmap(&slots, at, mine)?;
                     }
                 }
             }
-            check!(slots.is_idle(), "{phys:#x}+{size:#x}: {} left", slots.used());
+            check!(
+                slots.is_idle(),
+                "{phys:#x}+{size:#x}: {} left",
+                slots.used()
+            );
         }
         Ok(())
     }
@@ -276,7 +375,9 @@ mod tests {
     #[test]
     fn a_run_unused_is_cancelled() -> Result {
         let slots = slots()?;
-        let request = slots.request(Phys::new(0), 0x9000, &ANY).map_err(|_| EINVAL)?;
+        let request = slots
+            .request(Phys::new(0), 0x9000, &ANY)
+            .map_err(|_| EINVAL)?;
         let run = slots.claim(&request, 1).map_err(|_| ENOMEM)?;
         check!(slots.used() == run.slots());
         let Err(run) = slots.publish(run, Phys::new(0), 1, owner(5)?) else {

@@ -66,7 +66,10 @@ mod tests {
             let mut frames = frames(&p2m, &buffer)?;
             check!(frames.iter().all(|mfn| *mfn <= top));
             frames.sort_unstable();
-            check!(frames.windows(2).all(|pair| pair[0] < pair[1]), "order {order}");
+            check!(
+                frames.windows(2).all(|pair| pair[0] < pair[1]),
+                "order {order}"
+            );
         }
         Ok(())
     }
@@ -85,14 +88,19 @@ mod tests {
                     continue;
                 }
                 let neighbours = frames[..pages].windows(2);
-                let whole = neighbours.into_iter().all(|pair| pair[0].checked_add(1) == Some(pair[1]));
+                let whole = neighbours
+                    .into_iter()
+                    .all(|pair| pair[0].checked_add(1) == Some(pair[1]));
                 let expected = if whole {
                     Placement::Direct(frames[0].start())
                 } else {
                     Placement::Bounce(Reason::Discontiguous)
                 };
                 let placement = place(&p2m, buffer.phys(), pages * PAGE_SIZE, &limits, false);
-                check!(placement == expected, "order {order}, {pages} pages: {placement:?}");
+                check!(
+                    placement == expected,
+                    "order {order}, {pages} pages: {placement:?}"
+                );
             }
         }
         Ok(())
@@ -105,12 +113,23 @@ mod tests {
         };
         let end = p2m.len();
         // All that a physical address of 64 bits can lie in.
-        for pfn in [end, end + 1, end * 2, 1 << 32, (1 << 40) - 1, 1 << 40, (1 << 52) - 1] {
+        for pfn in [
+            end,
+            end + 1,
+            end * 2,
+            1 << 32,
+            (1 << 40) - 1,
+            1 << 40,
+            (1 << 52) - 1,
+        ] {
             let frame = p2m.frame(Pfn::new(pfn));
             let own = matches!(frame, Frame::Local(_) | Frame::Foreign(_));
             check!(!own, "{pfn:#x}: {frame:?}");
             // Xen's own code takes what it does not know for device memory.
-            check!(frame.mfn().is_none_or(|mfn| mfn.raw() == pfn), "{pfn:#x}: {frame:?}");
+            check!(
+                frame.mfn().is_none_or(|mfn| mfn.raw() == pfn),
+                "{pfn:#x}: {frame:?}"
+            );
         }
         // The last entries of the table itself.
         for pfn in end.saturating_sub(1024)..end {

@@ -185,7 +185,10 @@ impl Provider for Tally {
     ) -> Result<Coherent> {
         self.note(Call::Alloc);
         let dma = Self::seen(Phys::new(0x1234_5000), size)?;
-        Ok(Coherent { cpu: NonNull::from(&*self.bytes).cast(), dma })
+        Ok(Coherent {
+            cpu: NonNull::from(&*self.bytes).cast(),
+            dma,
+        })
     }
 
     fn free(&self, _dev: &Device, _size: usize, _memory: Coherent, _attrs: Attrs) {
@@ -282,7 +285,11 @@ mod tests {
         let attachment = attached(&device)?;
         let dev = device.device();
         let buffer = Buffer::new(2)?;
-        let directions = [Direction::Bidirectional, Direction::ToDevice, Direction::FromDevice];
+        let directions = [
+            Direction::Bidirectional,
+            Direction::ToDevice,
+            Direction::FromDevice,
+        ];
         for dir in directions {
             for (offset, size) in [(0, 1), (5, 100), (4095, 2), (1, 0x3fff), (0, 0x4000)] {
                 let phys = Phys::new(buffer.phys().raw() + offset);
@@ -319,7 +326,10 @@ mod tests {
             list.map(dev, dir, Attrs::NONE)?;
             check!(list.mapped().count() == count, "{count}");
             for ((at, size), buffer) in list.mapped().zip(buffers.iter()) {
-                check!(at.raw() == buffer.phys().raw() && size == buffer.size(), "{count}");
+                check!(
+                    at.raw() == buffer.phys().raw() && size == buffer.size(),
+                    "{count}"
+                );
             }
             list.sync_for_cpu(dev, dir);
             list.sync_for_device(dev, dir);
@@ -392,7 +402,10 @@ mod tests {
             let parts = buffers.iter().map(|buffer| (buffer, 0, size));
             let mapped = List::of_parts(2, parts)?.map(dev, dir, Attrs::NO_WARN);
             check!(mapped.err() == Some(of_list), "{size}: {mapped:?}");
-            check!(client::alloc(dev, size, Context::Sleepable, Attrs::NO_WARN).is_err(), "{size}");
+            check!(
+                client::alloc(dev, size, Context::Sleepable, Attrs::NO_WARN).is_err(),
+                "{size}"
+            );
         }
         check!(attachment.provider().total() == 6);
         Ok(())
@@ -428,7 +441,11 @@ mod tests {
             check!(client::max_mapping_size(device.device()) == before);
         }
         // One that was never used changes nothing, neither do its ends.
-        drop(Attachment::new(device.device(), Tally::new()?, client::built_in())?);
+        drop(Attachment::new(
+            device.device(),
+            Tally::new()?,
+            client::built_in(),
+        )?);
         check!(client::max_mapping_size(device.device()) == before);
         Ok(())
     }
@@ -448,8 +465,10 @@ mod tests {
 
     #[test]
     fn a_proof_is_of_one_device() -> Result {
-        let (mine, other) =
-            (TestDevice::new(c"xen-dma-provider-mine")?, TestDevice::new(c"xen-dma-provider-other")?);
+        let (mine, other) = (
+            TestDevice::new(c"xen-dma-provider-mine")?,
+            TestDevice::new(c"xen-dma-provider-other")?,
+        );
         let attachment = Attachment::new(mine.device(), Tally::new()?, client::built_in())?;
         check!(core::ptr::eq(attachment.device(), mine.device()));
         check!(attachment.attach(&Quiet::lock(other.device())?) == Err(EINVAL));
@@ -472,8 +491,10 @@ mod tests {
 
     #[test]
     fn devices_have_tables_of_their_own() -> Result {
-        let (one, two) =
-            (TestDevice::new(c"xen-dma-provider-one")?, TestDevice::new(c"xen-dma-provider-two")?);
+        let (one, two) = (
+            TestDevice::new(c"xen-dma-provider-one")?,
+            TestDevice::new(c"xen-dma-provider-two")?,
+        );
         let (first, second) = (attached(&one)?, attached(&two)?);
         let buffer = Buffer::new(0)?;
         let dir = Direction::ToDevice;

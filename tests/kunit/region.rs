@@ -28,7 +28,9 @@ fn pv() -> bool {
 
 /// A byte that depends on where it stands, and on whose it is.
 fn pattern(seed: usize, index: usize) -> u8 {
-    (index ^ (index >> 8) ^ (index >> 16)).wrapping_add(seed).wrapping_mul(167) as u8
+    (index ^ (index >> 8) ^ (index >> 16))
+        .wrapping_add(seed)
+        .wrapping_mul(167) as u8
 }
 
 /// Writes its pattern over a whole region.
@@ -52,7 +54,11 @@ fn verify(region: &Region, expected: impl Fn(usize) -> u8) -> Result {
         // The edges of each page, and some of the rest, for time's sake.
         for index in (0..size).filter(|i| i % 61 == 0 || matches!(i % PAGE_SIZE, 0 | 4095)) {
             let (found, wanted) = (piece.byte(index), expected(start + index));
-            check!(found == wanted, "at {:#x}: {found:#x}, not {wanted:#x}", start + index);
+            check!(
+                found == wanted,
+                "at {:#x}: {found:#x}, not {wanted:#x}",
+                start + index
+            );
         }
     }
     Ok(())
@@ -64,8 +70,14 @@ fn take(order: u32, bits: u32, way: Way) -> Result<Region> {
         .inspect_err(|error| pr_err!("order {order}, {bits} bits, {way:?}: {error:?}\n"))?;
     let (base, size) = (region.base().raw(), region.size() as u64);
     check!(size == (PAGE_SIZE as u64) << order);
-    check!(base & (size - 1) == 0, "order {order}, {bits} bits, {way:?}: {base:#x}");
-    check!((base + size - 1) >> bits == 0, "order {order}, {bits} bits, {way:?}: {base:#x}");
+    check!(
+        base & (size - 1) == 0,
+        "order {order}, {bits} bits, {way:?}: {base:#x}"
+    );
+    check!(
+        (base + size - 1) >> bits == 0,
+        "order {order}, {bits} bits, {way:?}: {base:#x}"
+    );
     verify(&region, |_| 0)?;
     Ok(region)
 }
@@ -177,7 +189,10 @@ mod tests {
             // And the bytes beside them are still clear.
             check!(region.copy_out(0, to.phys(), all));
             for index in (0..all).filter(|index| !(at..at + size).contains(index)) {
-                check!(to.byte(index) == 0, "{at}+{size}: byte {index} of the region");
+                check!(
+                    to.byte(index) == 0,
+                    "{at}+{size}: byte {index} of the region"
+                );
             }
         }
         Ok(())
@@ -203,8 +218,14 @@ mod tests {
             (1, usize::MAX),
             (0, usize::MAX),
         ] {
-            check!(!region.copy_in(at, buffer.phys(), size), "{at:#x}+{size:#x}");
-            check!(!region.copy_out(at, buffer.phys(), size), "{at:#x}+{size:#x}");
+            check!(
+                !region.copy_in(at, buffer.phys(), size),
+                "{at:#x}+{size:#x}"
+            );
+            check!(
+                !region.copy_out(at, buffer.phys(), size),
+                "{at:#x}+{size:#x}"
+            );
             region.clear_range(at, size);
         }
         for phys in [u64::MAX, u64::MAX - 4095, 1 << 52, 1 << 46] {
@@ -230,7 +251,10 @@ mod tests {
                 for order in [0, 2, 5] {
                     // Frame 0 and its neighbours are never free, and 2^16 bytes have 16 frames.
                     let refused = Region::new(order, bits, way).err();
-                    check!(refused == Some(ENOMEM), "order {order}, {bits} bits, {way:?}: {refused:?}");
+                    check!(
+                        refused == Some(ENOMEM),
+                        "order {order}, {bits} bits, {way:?}: {refused:?}"
+                    );
                 }
             }
         }
