@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Limits of a device, and what is beyond them.
+
+use super::*;
+
+#[kunit_tests(xen_dma_limits)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn low_bits_are_kept() -> Result {
+        let (mut buffer, mut scratch) = (Buffer::new(6)?, Buffer::new(6)?);
+        for (mask, keep) in [
+            (MASK_64, 511),
+            (MASK_64, 0xfff),
+            (MASK_32, 0x7ff),
+            (MASK_28, 0xffff),
+        ] {
+            let Some(bench) = Bench::new(c"xen-dma-align", mask, true)? else {
+                return Ok(());
+            };
+            bench.device.set_min_align(keep);
+            for offset in [GUARD, 511, 2048, 4095, 4096 + 1234, 0x1_2345] {
+                for size in [1, 512, 4096, 0x1_0000, 0x2_1234] {
+                    // Where the mapping is, and its offset, `judge` knows.
+                    travel(
+                        &bench,
+                        [&mut buffer, &mut scratch],
+                        (offset, size),
+                        Direction::FromDevice,
+                    )
+                    .inspect_err(|_| pr_err!("mask {mask:#x}, kept {keep:#x}\n"))?;
+                }
+            }
+            bench.done()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn no_mapping_crosses_the_boundary() -> Result {
+        for (mask, boundary) in [
+            (MASK_64, 0xffff),
+            (MASK_32, 0xffff),
+            (MASK_28, 0x1_ffff),
+            (MASK_32, 0xfff),
+        ] {
+            let Some(bench) = Bench::new(c"xen-dma-boundary", mask, true)? else {
+                return Ok(());
+            };
+            bench.device.set_boundary(boundary);
+            let buffer = Buffer::new(6)?;
+            let dir = Direction::ToDevice;
+            let mut live = KVec::new();
+            for round in 0..6 {
+                for size in [1, 2048, 3000, 4096, 0x5000, 0xc001, 0x1_0000] {
+                    let (phys, attrs) = (phys(&buffer, round * 1111), Attrs::NONE);
+                    let at = client::map(bench.dev(), phys, size, dir, attrs)?;
+                    let last = after(at, size - 1);
+                    if size as u64 - 1 <= boundary {
+                        check!(
+                            (at.raw() ^ last.raw()) & !boundary == 0,
+                            "{size} bytes at {at:?}"
+                        );
+                    }
+                    check!(bench.judge(phys, size, at)?);
+                    live.push((at, size), GFP_KERNEL)?;
+                }
+            }
+            for &(at, size) in live.iter() {
+                client::unmap(bench.dev(), at, size, dir, Attrs::NONE);
+            }
+            bench.done()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_bus_limits_as_a_mask_does() -> Result {
+        let Some(bench) = Bench::new(c"xen-dma-bus", MASK_64, false)? else {
+            return Ok(());
+        };
+        let (mut buffer, mut scratch) = (Buffer::new(2)?, Buffer::new(2)?);
+        for limit in [MASK_32, MASK_28, 0] {
+            bench.device.set_bus_limit(limit);
+            for dir in DIRECTIONS {
+                travel(&bench, [&mut buffer, &mut scratch], (4000, 5000), dir)
+                    .inspect_err(|_| pr_err!("bus limit {limit:#x}\n"))?;
+            }
+        }
+        bench.done()
+    }
+
+    #[test]
+    fn masks_are_served_truthfully() -> Result {
+        let Some(bench) = Bench::new(c"xen-dma-masks", MASK_64, true)? else {
+            return Ok(());
+        };
+        check!(client::set_masks(bench.dev(), 0xfff) == Err(EIO));
+        let (mut buffer, mut scratch) = (Buffer::new(2)?, Buffer::new(2)?);
+        for bits in [
+            63, 48, 40, 36, 33, 32, 31, 30, 29, 28, 27, 26, 25, 24, 20, 16,
+        ] {
+            let mask = (1 << bits) - 1;
+            if client::set_masks(bench.dev(), mask).is_err() {
+                check!(bits < 28, "a mask of {bits} bits is refused");
+                continue;
+            }
+            // A promise: mappings that must bounce work.
+            travel(
+                &bench,
+                [&mut buffer, &mut scratch],
+                (100, 9000),
+                Direction::Bidirectional,
+            )
+            .inspect_err(|_| pr_err!("a mask of {bits} bits\n"))?;
+        }
+        bench.done()
+    }
+
+    #[test]
+    fn limits_are_true() -> Result {
+        let buffer = Buffer::new(10)?;
+        for (mask, keep) in [(MASK_64, 0), (MASK_32, 0xfff), (MASK_28, 0)] {
+            let Some(bench) = Bench::new(c"xen-dma-limits", mask, true)? else {
+                return Ok(());
+            };
+            bench.device.set_min_align(keep);
+            check!(client::required_mask(bench.dev()) >= MASK_32);
+            check!(client::required_mask(bench.dev()) >= xen_dma::p2m::top_of_memory().raw());
+            check!(client::merge_boundary(bench.dev()) == 0);
+            let most = client::max_mapping_size(bench.dev());
+            check!(most > 0x4_0000, "{most}");
+            check!(client::opt_mapping_size(bench.dev()) == most);
+            let dir = Direction::ToDevice;
+            for offset in [0, 1, 4095] {
+                let size = most.min(buffer.size() - offset);
+                let at = client::map(bench.dev(), phys(&buffer, offset), size, dir, Attrs::NONE)?;
+                check!(
+                    bench.judge(phys(&buffer, offset), size, at)?,
+                    "{offset}+{size}"
+                );
+                client::unmap(bench.dev(), at, size, dir, Attrs::NONE);
+            }
+            bench.done()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_full_aperture_recovers() -> Result {
+        let Some(bench) = Bench::with(c"xen-dma-full", MASK_32, true, 4)? else {
+            return Ok(());
+        };
+        let (dir, buffer) = (Direction::ToDevice, Buffer::new(6)?);
+        let most = bench.shared.aperture.size();
+        for size in [0x4_0000, 4096, 3 * SLOT_SIZE as usize] {
+            let mut live = KVVec::new();
+            while let Ok(at) = client::map(bench.dev(), buffer.phys(), size, dir, Attrs::NO_WARN) {
+                live.push(at, GFP_KERNEL)?;
+                check!(live.len() * size <= most, "{} of {size} bytes", live.len());
+            }
+            // Runs begin on pages, so that of each two pages one slot is lost to runs of three.
+            check!(
+                live.len() * size >= most / 4 * 3,
+                "{} of {size} bytes",
+                live.len()
+            );
+            live.sort_unstable();
+            check!(live
+                .windows(2)
+                .all(|pair| pair[0].raw() + size as u64 <= pair[1].raw()));
+            check!(bench.count(Event::Failure(Cause::Full)) > 0);
+            for &at in live.iter() {
+                client::unmap(bench.dev(), at, size, dir, Attrs::NO_WARN);
+            }
+            check!(bench.in_use() == 0, "{size} bytes");
+        }
+        check!(bench.shared.aperture.usage().1 > most as u64 / 10 * 9);
+        bench.done()
+    }
+
+    #[test]
+    fn what_cannot_be_mapped_is_refused() -> Result {
+        let Some(bench) = Bench::with(c"xen-dma-refuse", MASK_32, true, 2)? else {
+            return Ok(());
+        };
+        let (dev, backend, buffer) = (bench.dev(), bench.backend(), Buffer::new(10)?);
+        let end = Phys::new(u64::MAX - 4095);
+        for (phys, size, cause) in [
+            (buffer.phys(), 0, Cause::Empty),
+            (end, 8192, Cause::Wraps),
+            (buffer.phys(), usize::MAX, Cause::Wraps),
+            (buffer.phys(), buffer.size(), Cause::TooLarge),
+        ] {
+            let event = Event::Failure(cause);
+            let before = bench.count(event);
+            for dir in DIRECTIONS {
+                let error = backend.map(dev, phys, size, dir, Attrs::NO_WARN).err();
+                check!(error == Some(cause.error()), "{cause:?}: {error:?}");
+            }
+            check!(bench.count(event) == before + 3, "{cause:?}");
+        }
+        for size in [0, usize::MAX, usize::MAX / 2 + 2, 1 << 40] {
+            for context in [Context::Sleepable, Context::Atomic] {
+                check!(
+                    backend.alloc(dev, size, context, Attrs::NO_WARN).is_err(),
+                    "{size}"
+                );
+            }
+            let pages = backend.alloc_pages(dev, size, Direction::ToDevice, Context::Sleepable);
+            check!(pages.is_err(), "{size}");
+        }
+        bench.done()
+    }
+
+    #[test]
+    fn device_memory_is_mapped_as_it_is() -> Result {
+        // The registers of an interrupt controller.
+        let registers = Pfn::new(0xfee00).start();
+        for (mask, served) in [(MASK_64, true), (MASK_32, true), (MASK_28, false)] {
+            let Some(bench) = Bench::new(c"xen-dma-mmio", mask, true)? else {
+                return Ok(());
+            };
+            let (dev, backend) = (bench.dev(), bench.backend());
+            let dir = Direction::Bidirectional;
+            let quiet = Attrs::NO_WARN;
+            let mapped = backend.map(dev, registers, 4096, dir, Attrs::MMIO.with(quiet));
+            if served {
+                check!(mapped == Ok(Machine::new(registers.raw())), "{mapped:?}");
+                backend.unmap(dev, Machine::new(registers.raw()), 4096, dir, Attrs::MMIO);
+            } else {
+                check!(mapped.is_err(), "{mapped:?}");
+            }
+            // It cannot be copied, whoever asks.
+            check!(backend.map(dev, registers, 4096, dir, quiet).is_err());
+            check!(bench.count(Event::Failure(Cause::PeerMemory)) == 1 + u64::from(!served));
+            bench.done()?;
+        }
+        Ok(())
+    }
+}
