@@ -41,7 +41,7 @@ host-test:
 	@scripts/host-test
 
 dom0-test:
-	@scripts/scenarios
+	@scripts/test scenarios demo
 
 lint:
 	@scripts/lint

@@ -169,7 +169,11 @@ impl Aperture {
     }
 
     fn announce(&self, megabytes: u32, missing: usize) {
-        pr_info!("aperture of {} KiB: {}\n", self.size() / 1024, format_args!("{}", Layout(self)));
+        pr_info!(
+            "aperture of {} KiB: {}\n",
+            self.size() / 1024,
+            format_args!("{}", Layout(self))
+        );
         if missing > 0 {
             pr_warn!(
                 "low memory gave {} KiB of the {megabytes} MiB asked for; going on with that. \
@@ -218,7 +222,9 @@ impl Aperture {
         limits: &Limits,
         owner: Owner,
     ) -> Result<(&Extent, Record), NoRoom> {
-        self.claim_as(phys, size, limits, owner, |extent| extent.slots.request(phys, size, limits))
+        self.claim_as(phys, size, limits, owner, |extent| {
+            extent.slots.request(phys, size, limits)
+        })
     }
 
     /// Claims a naturally aligned run of whole pages for coherent memory.  Any context.
@@ -278,7 +284,9 @@ impl Aperture {
         self.in_use.give(held.record().slots() as u64);
         let strays = extent.slots.free(held);
         if strays > 0 {
-            pr_err!("{strays} slots were free before their release; this is a bug of this driver\n");
+            pr_err!(
+                "{strays} slots were free before their release; this is a bug of this driver\n"
+            );
         }
     }
 }
@@ -292,7 +300,12 @@ impl fmt::Display for Layout<'_> {
             let end = e.region.base().raw() + e.region.size() as u64 - 1;
             (e.region.size() / 1024, u64::BITS - end.leading_zeros())
         };
-        for (index, group) in self.0.extents.chunk_by(|a, b| kind(a) == kind(b)).enumerate() {
+        for (index, group) in self
+            .0
+            .extents
+            .chunk_by(|a, b| kind(a) == kind(b))
+            .enumerate()
+        {
             let comma = if index > 0 { ", " } else { "" };
             if let Some((kib, bits)) = group.first().map(kind) {
                 write!(f, "{comma}{} of {kib} KiB below {bits} bits", group.len())?;

@@ -38,8 +38,8 @@ use dma_core::{
     Record, //
 };
 use kernel::{
-    device::Device,
     dev_warn,
+    device::Device,
     prelude::*,
     sync::{
         atomic::{
@@ -154,7 +154,10 @@ impl Backend {
         if self.is_device_memory(phys) || self.is_device_memory(last(phys, size)) {
             return Err(Cause::PeerMemory);
         }
-        let (extent, record) = self.shared.aperture.claim(phys, size, limits, self.streaming)?;
+        let (extent, record) = self
+            .shared
+            .aperture
+            .claim(phys, size, limits, self.streaming)?;
         let at = record.start();
         if !extent.region.copy_in(extent.offset(at), phys, size) {
             self.release(extent, at);
@@ -272,7 +275,9 @@ impl Provider for Backend {
         let record = held.record();
         let size = self.asked(dev, record, size);
         if dir.device_writes() && !attrs.contains(Attrs::SKIP_CPU_SYNC) {
-            extent.region.copy_out(extent.offset(addr), record.phys(), size);
+            extent
+                .region
+                .copy_out(extent.offset(addr), record.phys(), size);
         }
         let mapped = record.size();
         self.shared.aperture.release(extent, held);
@@ -386,7 +391,9 @@ impl Provider for Backend {
         memory: Coherent,
         size: usize,
     ) -> Result {
-        self.with_coherent(memory.dma, size, |region, offset| user.map(region, offset, size))
+        self.with_coherent(memory.dma, size, |region, offset| {
+            user.map(region, offset, size)
+        })
     }
 
     fn get_sgtable(
@@ -396,7 +403,9 @@ impl Provider for Backend {
         memory: Coherent,
         size: usize,
     ) -> Result {
-        self.with_coherent(memory.dma, size, |region, offset| table.describe(region, offset, size))
+        self.with_coherent(memory.dma, size, |region, offset| {
+            table.describe(region, offset, size)
+        })
     }
 
     /// Some memory must lie where the mask reaches: an extent for bounces and coherent buffers, or

@@ -101,7 +101,8 @@ impl Store {
     /// Keeps a region.  The memory for its entry is obtained before the lock.
     fn keep(&self, region: Arc<Region>, owner: Owner) -> Result<(), Cause> {
         let key = region.base().raw();
-        let node = RBTreeNode::new(key, (owner, region), GFP_ATOMIC).map_err(|_| Cause::NoMemory)?;
+        let node =
+            RBTreeNode::new(key, (owner, region), GFP_ATOMIC).map_err(|_| Cause::NoMemory)?;
         let twin = self.live.lock().insert(node);
         // Two live regions cannot have one address; if they had, the older one ends here.
         drop(twin);
@@ -156,7 +157,9 @@ impl Store {
     /// Number and bytes of the regions in use.
     pub(crate) fn usage(&self) -> (usize, usize) {
         let live = self.live.lock();
-        live.values().fold((0, 0), |(n, bytes), (_, region)| (n + 1, bytes + region.size()))
+        live.values().fold((0, 0), |(n, bytes), (_, region)| {
+            (n + 1, bytes + region.size())
+        })
     }
 }
 
@@ -170,7 +173,9 @@ fn bits(limits: &Limits) -> u32 {
 
 /// The order of the smallest block of `size` bytes.  C: `get_order()`.
 fn order(size: usize) -> u32 {
-    size.div_ceil(PAGE_SIZE).next_power_of_two().trailing_zeros()
+    size.div_ceil(PAGE_SIZE)
+        .next_power_of_two()
+        .trailing_zeros()
 }
 
 impl Backend {
@@ -224,7 +229,10 @@ impl Backend {
     }
 
     fn keep(&self, region: Region) -> Result<Coherent, Cause> {
-        let memory = Coherent { cpu: region.view(), dma: region.base() };
+        let memory = Coherent {
+            cpu: region.view(),
+            dma: region.base(),
+        };
         let region = Arc::new(region, GFP_ATOMIC).map_err(|_| Cause::NoMemory)?;
         self.shared.coherent.keep(region, self.coherent)?;
         self.counters.add(Event::Coherent, 1);
@@ -234,12 +242,18 @@ impl Backend {
     /// A cleared run of the aperture.
     fn run(&self, size: usize, limits: &Limits) -> Result<Coherent, Cause> {
         let whole = size.next_multiple_of(PAGE_SIZE);
-        let (extent, record) = self.shared.aperture.claim_aligned(whole, limits, self.coherent)?;
+        let (extent, record) = self
+            .shared
+            .aperture
+            .claim_aligned(whole, limits, self.coherent)?;
         let offset = extent.offset(record.start());
         extent.region.clear_range(offset, whole);
         let cpu = extent.region.at(offset).ok_or(Cause::Impossible)?;
         self.counters.add(Event::Coherent, 1);
-        Ok(Coherent { cpu, dma: record.start() })
+        Ok(Coherent {
+            cpu,
+            dma: record.start(),
+        })
     }
 
     pub(crate) fn free_coherent(&self, dev: &Device, size: usize, at: Machine) {

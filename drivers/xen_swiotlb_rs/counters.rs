@@ -147,8 +147,14 @@ pub(crate) enum Wrong {
 }
 
 impl Wrong {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::NotMapped, Self::NotOwner, Self::NotHead, Self::Size, Self::Range, Self::Leak];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::NotMapped,
+        Self::NotOwner,
+        Self::NotHead,
+        Self::Size,
+        Self::Range,
+        Self::Leak,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -223,7 +229,10 @@ pub(crate) struct Gauge {
 
 impl Gauge {
     pub(crate) fn new() -> Self {
-        Self { now: Atomic::new(0), peak: Peak(Atomic::new(0)) }
+        Self {
+            now: Atomic::new(0),
+            peak: Peak(Atomic::new(0)),
+        }
     }
 
     /// Takes `amount` more into use.  Any context.
@@ -304,13 +313,19 @@ impl Counters {
 
     /// The sum over all processors.
     pub(crate) fn get(&self, event: Event) -> u64 {
-        let counts = self.shards.iter().filter_map(|shard| shard.0.get(event.index()));
+        let counts = self
+            .shards
+            .iter()
+            .filter_map(|shard| shard.0.get(event.index()));
         counts.fold(0, |sum: u64, count| sum.wrapping_add(count.load(Relaxed)))
     }
 
     /// Mappings bounced, for any reason.
     pub(crate) fn bounces(&self) -> u64 {
-        Reason::ALL.iter().map(|&reason| self.get(Event::Bounce(reason))).sum()
+        Reason::ALL
+            .iter()
+            .map(|&reason| self.get(Event::Bounce(reason)))
+            .sum()
     }
 
     /// Bounced mappings and coherent buffers that are not undone yet.
@@ -321,12 +336,18 @@ impl Counters {
 
     /// Requests that failed, for any cause.
     pub(crate) fn failures(&self) -> u64 {
-        Cause::ALL.iter().map(|&cause| self.get(Event::Failure(cause))).sum()
+        Cause::ALL
+            .iter()
+            .map(|&cause| self.get(Event::Failure(cause)))
+            .sum()
     }
 
     /// Wrong calls of any kind.
     pub(crate) fn misuse(&self) -> u64 {
-        Wrong::ALL.iter().map(|&wrong| self.get(Event::Misuse(wrong))).sum()
+        Wrong::ALL
+            .iter()
+            .map(|&wrong| self.get(Event::Misuse(wrong)))
+            .sum()
     }
 }
 
@@ -359,11 +380,17 @@ impl fmt::Display for Json<'_> {
             get(Event::CoherentFree),
             self.0.outstanding(),
         )?;
-        let reasons = Reason::ALL.iter().map(|&r| (r.name(), get(Event::Bounce(r))));
+        let reasons = Reason::ALL
+            .iter()
+            .map(|&r| (r.name(), get(Event::Bounce(r))));
         object(f, "reasons", reasons)?;
-        let causes = Cause::ALL.iter().map(|&c| (c.name(), get(Event::Failure(c))));
+        let causes = Cause::ALL
+            .iter()
+            .map(|&c| (c.name(), get(Event::Failure(c))));
         object(f, "failures", causes)?;
-        let wrongs = Wrong::ALL.iter().map(|&w| (w.name(), get(Event::Misuse(w))));
+        let wrongs = Wrong::ALL
+            .iter()
+            .map(|&w| (w.name(), get(Event::Misuse(w))));
         object(f, "misuse", wrongs)
     }
 }

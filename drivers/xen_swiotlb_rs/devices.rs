@@ -84,7 +84,10 @@ impl Devices {
 
     fn find(&self, dev: &Device) -> Option<Served> {
         let known = self.known.lock();
-        let served = known.iter().find(|served| core::ptr::eq(served.device(), dev)).cloned();
+        let served = known
+            .iter()
+            .find(|served| core::ptr::eq(served.device(), dev))
+            .cloned();
         served
     }
 
@@ -99,7 +102,10 @@ impl Devices {
     }
 
     /// Calls `visit` for each device in turn.
-    pub(crate) fn for_each<E>(&self, mut visit: impl FnMut(&Served) -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn for_each<E>(
+        &self,
+        mut visit: impl FnMut(&Served) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.known.lock().iter().try_for_each(&mut visit)
     }
 }
@@ -129,7 +135,9 @@ impl BusEvents for Devices {
         let left = served.provider().counters.outstanding();
         if left > 0 && served.in_use() {
             // The device may still write there.  It keeps our table, and with it the module.
-            served.provider().misuse(quiet.device(), "unbind", 0, Wrong::Leak);
+            served
+                .provider()
+                .misuse(quiet.device(), "unbind", 0, Wrong::Leak);
             dev_warn!(
                 quiet.device(),
                 "xen_swiotlb_rs: its driver is gone but left {left} mappings; kept, the module stays loaded\n"
@@ -141,7 +149,10 @@ impl BusEvents for Devices {
 
     fn removed(&self, dev: &Device) {
         let mut known = self.known.lock();
-        if let Some(index) = known.iter().position(|served| core::ptr::eq(served.device(), dev)) {
+        if let Some(index) = known
+            .iter()
+            .position(|served| core::ptr::eq(served.device(), dev))
+        {
             let gone = known.remove(index);
             drop(known);
             drop(gone);

@@ -95,7 +95,12 @@ impl kernel::Module for Driver {
         devices.list_left_alone();
         let report = Report::new(devices.clone())?;
         let watch = KBox::pin_init(PciWatch::new(devices), GFP_KERNEL)?;
-        Ok(Self { _watch: watch, _report: report, shared, _farewell: Farewell })
+        Ok(Self {
+            _watch: watch,
+            _report: report,
+            shared,
+            _farewell: Farewell,
+        })
     }
 }
 

@@ -54,12 +54,18 @@ impl Entry {
                 let mut parts = slot.rsplit(':');
                 let device = u8::from_str_radix(parts.next().ok_or(EINVAL)?, 16).map_err(bad)?;
                 let bus = u8::from_str_radix(parts.next().ok_or(EINVAL)?, 16).map_err(bad)?;
-                let domain = parts.next().map_or(Ok(0), |text| u32::from_str_radix(text, 16));
+                let domain = parts
+                    .next()
+                    .map_or(Ok(0), |text| u32::from_str_radix(text, 16));
                 let function = u8::from_str_radix(function, 8).map_err(bad)?;
                 if parts.next().is_some() || device > 0x1f || function > 7 {
                     return Err(EINVAL);
                 }
-                Ok(Self::Address(domain.map_err(bad)?, bus, device << 3 | function))
+                Ok(Self::Address(
+                    domain.map_err(bad)?,
+                    bus,
+                    device << 3 | function,
+                ))
             }
             None => {
                 let (vendor, device) = text.split_once(':').ok_or(EINVAL)?;
@@ -124,7 +130,9 @@ impl Policy {
 }
 
 fn entries(count: usize) -> impl Iterator<Item = Entry> {
-    LIST.iter().take(count).map(|word| Entry::from_word(word.load(Relaxed)))
+    LIST.iter()
+        .take(count)
+        .map(|word| Entry::from_word(word.load(Relaxed)))
 }
 
 impl TextParam for Policy {
@@ -145,7 +153,9 @@ impl TextParam for Policy {
                 }
                 let count = parts().count();
                 if count == 0 || count > MAX_ENTRIES {
-                    pr_err!("devices: give all, none, or 1 to {MAX_ENTRIES} entries; nothing changed\n");
+                    pr_err!(
+                        "devices: give all, none, or 1 to {MAX_ENTRIES} entries; nothing changed\n"
+                    );
                     return Err(EINVAL);
                 }
                 for (slot, part) in LIST.iter().zip(parts()) {

@@ -46,8 +46,14 @@ impl Report {
             dir.read_only_file(c"summary", Summary(devices.clone())),
             GFP_KERNEL,
         )?;
-        let stats = KBox::pin_init(dir.read_only_file(c"stats.json", Stats(devices)), GFP_KERNEL)?;
-        Ok(Self { _summary: summary, _stats: stats })
+        let stats = KBox::pin_init(
+            dir.read_only_file(c"stats.json", Stats(devices)),
+            GFP_KERNEL,
+        )?;
+        Ok(Self {
+            _summary: summary,
+            _stats: stats,
+        })
     }
 }
 
@@ -58,11 +64,29 @@ impl Writer for Summary {
         let shared = &self.0.shared;
         let (used, peak) = shared.aperture.usage();
         let (regions, bytes) = shared.coherent.usage();
-        writeln!(f, "aperture   {} KiB: {}", shared.aperture.size() / 1024, Layout(&shared.aperture))?;
-        writeln!(f, "in use     {} KiB, at most {} KiB", used / 1024, peak / 1024)?;
-        writeln!(f, "coherent   {regions} regions of their own, {} KiB", bytes / 1024)?;
+        writeln!(
+            f,
+            "aperture   {} KiB: {}",
+            shared.aperture.size() / 1024,
+            Layout(&shared.aperture)
+        )?;
+        writeln!(
+            f,
+            "in use     {} KiB, at most {} KiB",
+            used / 1024,
+            peak / 1024
+        )?;
+        writeln!(
+            f,
+            "coherent   {regions} regions of their own, {} KiB",
+            bytes / 1024
+        )?;
         writeln!(f)?;
-        write!(f, "{:<14}{:<9}{:>11}{:>11}{:>13}{:>11}", "device", "state", "direct", "bounced", "KiB bounced", "KiB peak")?;
+        write!(
+            f,
+            "{:<14}{:<9}{:>11}{:>11}{:>13}{:>11}",
+            "device", "state", "direct", "bounced", "KiB bounced", "KiB peak"
+        )?;
         for reason in Reason::ALL {
             write!(f, "{:>14}", reason.name())?;
         }

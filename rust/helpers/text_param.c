@@ -6,8 +6,7 @@
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
 
-int xen_swiotlb_rs_text_set(const char *text);
-int xen_swiotlb_rs_text_get(char *buffer, size_t size);
+#include "text_param.h"
 
 static int devices_set(const char *text, const struct kernel_param *param)
 {

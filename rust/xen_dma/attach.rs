@@ -15,10 +15,8 @@ use crate::{
         raw,
         Quiet, //
     },
-    ops::{
-        Provider,
-        Table, //
-    },
+    ops::Provider,
+    table::Table,
 };
 use kernel::{
     device::Device,
@@ -91,7 +89,8 @@ impl<P: Provider> Attachment<P> {
         // SAFETY: A live device; under the proof nobody else touches the field.
         let slot = unsafe { &raw mut (*dev).dma_ops };
         // SAFETY: As above.
-        self.previous.store(unsafe { slot.read() } as usize, Relaxed);
+        let previous = unsafe { slot.read() };
+        self.previous.store(previous as usize, Relaxed);
         // SAFETY: As above.  The table outlives its use: dropping `self` ends it first.
         unsafe { slot.write(self.table.ops().cast_mut().cast()) };
         // INVARIANT: Pinned and pointing since the lines above.

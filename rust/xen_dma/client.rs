@@ -69,7 +69,10 @@ impl Buffer {
 
     /// The physical address of the first byte.
     pub fn phys(&self) -> Phys {
-        self.0.pfns().next().map_or(Phys::new(u64::MAX), |pfn| pfn.start())
+        self.0
+            .pfns()
+            .next()
+            .map_or(Phys::new(u64::MAX), |pfn| pfn.start())
     }
 
     /// Writes `byte(i)` to each byte `i` of `size` from `offset` on; stops at the end.
@@ -78,7 +81,11 @@ impl Buffer {
             if let Some(base) = self.0.linear() {
                 // SAFETY: Within the pages, which `self` owns.  A device may touch them too, so
                 // each byte is written as such.
-                unsafe { base.as_ptr().add(index).write_volatile(byte(index - offset)) };
+                unsafe {
+                    base.as_ptr()
+                        .add(index)
+                        .write_volatile(byte(index - offset))
+                };
             }
         }
     }
@@ -110,9 +117,8 @@ pub unsafe fn read_coherent(memory: Coherent, offset: usize) -> u8 {
 /// As with C's, the caller vouches that the memory is its own while a device may use it.
 pub fn map(dev: &Device, phys: Phys, size: usize, dir: Direction, attrs: Attrs) -> Result<Machine> {
     // SAFETY: A live device with a DMA mask, or C refuses.
-    let addr = unsafe {
-        bindings::dma_map_phys(raw(dev), phys.raw(), size, dir.to_raw(), attrs.to_raw())
-    };
+    let addr =
+        unsafe { bindings::dma_map_phys(raw(dev), phys.raw(), size, dir.to_raw(), attrs.to_raw()) };
     if addr == bindings::dma_addr_t::MAX {
         return Err(EIO);
     }

@@ -64,7 +64,12 @@ fn limits_under(dev: *mut bindings::device, mask: u64) -> Limits {
         0 => u64::from(u32::MAX),
         mask => mask as u64,
     };
-    Limits::new(mask, bus_limit, boundary, u64::from(parameters.min_align_mask))
+    Limits::new(
+        mask,
+        bus_limit,
+        boundary,
+        u64::from(parameters.min_align_mask),
+    )
 }
 
 /// The PCI vendor and device number, if it is a PCI device.
@@ -87,6 +92,9 @@ pub fn has_driver(dev: &Device) -> bool {
 
 /// Lets a PCI function be visited once each, in bus order.  May sleep.  C: `bus_for_each_dev()`.
 pub fn for_each_pci<F: FnMut(&Device)>(mut visit: F) {
+    /// # Safety
+    ///
+    /// Called by `bus_for_each_dev` below, with a live device.
     unsafe extern "C" fn step<F: FnMut(&Device)>(
         dev: *mut bindings::device,
         visit: *mut core::ffi::c_void,

@@ -152,7 +152,10 @@ impl Trade {
         if done < pages.len() {
             // Linux and Xen disagree about our own memory.  C stops the machine here (BUG_ON).
             // The pages stay unmapped: any use faults, instead of reading someone else's memory.
-            pr_err!("Xen refused to map {} pages after an exchange\n", pages.len() - done);
+            pr_err!(
+                "Xen refused to map {} pages after an exchange\n",
+                pages.len() - done
+            );
         }
         flush_all_tlbs();
     }
@@ -161,10 +164,16 @@ impl Trade {
     fn map_notes(&mut self, pages: &Pages, count: usize) -> usize {
         // The iterator must not borrow `self`, which the batch needs.
         let singles = core::mem::replace(&mut self.singles, KVVec::new());
-        let done = self.remap(pages.pfns().zip(singles.iter()).take(count).map(|(pfn, &mfn)| {
-            // SAFETY: Arithmetic on the frame number only.
-            (pfn, unsafe { bindings::mfn_pte(mfn) })
-        }));
+        let done = self.remap(
+            pages
+                .pfns()
+                .zip(singles.iter())
+                .take(count)
+                .map(|(pfn, &mfn)| {
+                    // SAFETY: Arithmetic on the frame number only.
+                    (pfn, unsafe { bindings::mfn_pte(mfn) })
+                }),
+        );
         self.singles = singles;
         done
     }
@@ -194,7 +203,11 @@ impl Trade {
             // linear mapping of a page that the caller owns and nobody uses.
             let failed =
                 unsafe { bindings::multicall(self.calls.as_mut_ptr(), self.calls.len() as i32) };
-            let good = self.calls.iter().take_while(|call| call.result == 0).count();
+            let good = self
+                .calls
+                .iter()
+                .take_while(|call| call.result == 0)
+                .count();
             done += good;
             if failed != 0 || good < self.calls.len() {
                 return done;

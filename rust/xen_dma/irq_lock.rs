@@ -24,7 +24,11 @@ pub type IrqLock<T> = Lock<T, IrqSave>;
 #[macro_export]
 macro_rules! new_irq_lock {
     ($inner:expr, $name:literal) => {
-        $crate::irq_lock::IrqLock::new($inner, ::kernel::optional_name!($name), ::kernel::static_lock_class!())
+        $crate::irq_lock::IrqLock::new(
+            $inner,
+            ::kernel::optional_name!($name),
+            ::kernel::static_lock_class!(),
+        )
     };
 }
 pub use new_irq_lock;

@@ -4,7 +4,7 @@
 //!
 //! All that a backend needs of C and of Xen, and the only unsafe code of the project:
 //!
-//! - providing `dma_map_ops`: [`ops`], [`attach`], [`bus`], [`scatterlist`], [`user`];
+//! - providing `dma_map_ops`: [`ops`], [`table`], [`attach`], [`bus`], [`scatterlist`], [`user`];
 //! - Xen memory: [`p2m`], [`region`], and the exchange behind it;
 //! - for tests, the API's other side: `client`;
 //! - devices and plumbing: [`device`], [`irq_lock`], [`atomic`], [`text_param`].
@@ -13,10 +13,10 @@ pub mod atomic;
 pub mod attach;
 mod bindings;
 pub mod bus;
-pub mod device;
 #[cfg(any(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST, xen_dma_client))]
 pub mod client;
 pub mod deferred;
+pub mod device;
 mod exchange;
 pub mod irq_lock;
 pub mod ops;
@@ -24,6 +24,7 @@ pub mod p2m;
 mod pages;
 pub mod region;
 pub mod scatterlist;
+pub mod table;
 pub mod text_param;
 pub mod user;
 

@@ -61,9 +61,9 @@ impl LinearP2m {
         (Domain::current() == Domain::Pv).then_some(Self(()))
     }
 
-    /// Number of pfns that the table covers.
+    /// The first pfn that the table does not cover.
     #[inline]
-    pub fn len(self) -> u64 {
+    pub fn end(self) -> u64 {
         // SAFETY: A variable that C sets up before any module or initcall runs and that is
         // constant from then on.
         unsafe { bindings::xen_p2m_size as u64 }
@@ -83,7 +83,7 @@ impl LinearP2m {
     /// # Safety
     ///
     /// The caller owns the page of `pfn`, and no mapping of it that the change would make wrong
-    /// is in use.  `pfn` lies below [`LinearP2m::len`], and had a valid entry before, so that its
+    /// is in use.  `pfn` lies below [`LinearP2m::end`], and had a valid entry before, so that its
     /// leaf of the table is not one of the shared read-only ones.
     pub(crate) unsafe fn set(self, pfn: Pfn, entry: u64) {
         // SAFETY: In bounds and writable by the function's contract.
@@ -98,9 +98,8 @@ impl LinearP2m {
 /// Asked of Xen at each call, so that memory hotplug is seen.
 pub fn top_of_memory() -> Machine {
     // SAFETY: The operation takes no argument.
-    let page = unsafe {
-        bindings::memory_op(bindings::XENMEM_maximum_ram_page, core::ptr::null_mut())
-    };
+    let page =
+        unsafe { bindings::memory_op(bindings::XENMEM_maximum_ram_page, core::ptr::null_mut()) };
     // CAST: A negative answer is an error (no such operation): assume all that x86 can have.
     match u64::try_from(page) {
         Ok(page) => Machine::new(((page + 1) << PAGE_SHIFT) - 1),
@@ -114,7 +113,7 @@ pub(crate) const INVALID_ENTRY: u64 = u64::MAX;
 impl P2m for LinearP2m {
     #[inline]
     fn frame(&self, pfn: Pfn) -> Frame {
-        if pfn.raw() >= self.len() {
+        if pfn.raw() >= self.end() {
             return self.slow(pfn);
         }
         // SAFETY: By the type invariant the table exists, and it is mapped for every index below

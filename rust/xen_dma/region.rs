@@ -83,7 +83,10 @@ static RETURNED: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::
 
 /// Pages that were traded for extents since load, and pages whose extents went back.
 pub fn traded_pages() -> (u64, u64) {
-    (TAKEN.load(Ordering::Relaxed), RETURNED.load(Ordering::Relaxed))
+    (
+        TAKEN.load(Ordering::Relaxed),
+        RETURNED.load(Ordering::Relaxed),
+    )
 }
 
 impl Region {
@@ -131,7 +134,14 @@ impl Region {
             Ok(view) => {
                 // INVARIANT: `gather` or `fitting_base` vouch for the frames, `map_view` for the
                 // view.
-                let region = Self { pages, base: base.start(), order, view, mapped, origin };
+                let region = Self {
+                    pages,
+                    base: base.start(),
+                    order,
+                    view,
+                    mapped,
+                    origin,
+                };
                 region.clear();
                 Ok(region)
             }
@@ -166,7 +176,14 @@ impl Region {
         };
         // INVARIANT: The function vouches for the frames; neighbours are mapped in order by the
         // linear map.
-        let region = Self { pages, base: base.start(), order, view, mapped: false, origin };
+        let region = Self {
+            pages,
+            base: base.start(),
+            order,
+            view,
+            mapped: false,
+            origin,
+        };
         region.clear();
         Ok(region)
     }
@@ -292,7 +309,9 @@ impl Drop for Region {
 fn give_back(pages: &mut Pages, order: u32, base: Mfn, origin: Origin) {
     let returned = match origin {
         Origin::Fitting => return,
-        Origin::Exchanged => Trade::new(pages.len()).and_then(|mut t| t.scatter(pages, order, base)),
+        Origin::Exchanged => {
+            Trade::new(pages.len()).and_then(|mut t| t.scatter(pages, order, base))
+        }
         #[cfg(not(MODULE))]
         Origin::Linked => {
             if let Some(pfn) = pages.pfns().next() {
@@ -322,7 +341,9 @@ fn fitting_base(pages: &Pages, order: u32, address_bits: u32) -> Option<Mfn> {
     let mut frames = pages.pfns();
     let first = local_mfn(p2m, frames.next()?)?;
     let end = first.raw().checked_add(1 << order)?;
-    if first.raw() & ((1 << order) - 1) != 0 || (end - 1) >> address_bits.saturating_sub(PAGE_SHIFT).min(63) != 0 {
+    if first.raw() & ((1 << order) - 1) != 0
+        || (end - 1) >> address_bits.saturating_sub(PAGE_SHIFT).min(63) != 0
+    {
         return None;
     }
     frames
@@ -350,7 +371,7 @@ fn map_view(pages: &Pages) -> Result<NonNull<u8>> {
 fn linear_range(phys: Phys, size: usize) -> Option<*mut u8> {
     let end = phys.raw().checked_add(size as u64)?;
     // The p2m covers every page that Linux may call memory.
-    let top = LinearP2m::get()?.len() << PAGE_SHIFT;
+    let top = LinearP2m::get()?.end() << PAGE_SHIFT;
     // SAFETY: Arithmetic only.
     (end <= top).then(|| unsafe { bindings::phys_to_virt(phys.raw()) }.cast())
 }

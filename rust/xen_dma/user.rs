@@ -53,7 +53,11 @@ impl Pages<'_> {
         if skipped >= there || asked > there - skipped {
             return Err(ENXIO);
         }
-        let pages = region.pages().pfns().skip(offset / PAGE_SIZE + skipped).take(asked);
+        let pages = region
+            .pages()
+            .pfns()
+            .skip(offset / PAGE_SIZE + skipped)
+            .take(asked);
         for (pfn, address) in pages.zip((start..end).step_by(PAGE_SIZE)) {
             // SAFETY: The page stays allocated until the driver frees the region, which it may
             // not do before the user mapping is gone (C: `dma_mmap_attrs()`).
@@ -94,7 +98,11 @@ impl SgTable<'_> {
     pub fn describe(&mut self, region: &Region, offset: usize, size: usize) -> Result {
         let count = size.div_ceil(PAGE_SIZE);
         let first = offset / PAGE_SIZE;
-        if size == 0 || first.checked_add(count).is_none_or(|end| end > region.pages().len()) {
+        if size == 0
+            || first
+                .checked_add(count)
+                .is_none_or(|end| end > region.pages().len())
+        {
             return Err(EINVAL);
         }
         // SAFETY: Within the list of pages, as just checked.

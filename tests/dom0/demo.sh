@@ -4,6 +4,7 @@
 # The demo's part inside dom0: real devices move data through the driver, and every byte
 # is compared.  Writes /out/verified (device, kind, bytes, mismatches), /out/stats.json
 # (the driver's numbers while everything was attached) and /out/facts (name value).
+# shellcheck source=tests/dom0/lib.sh disable=SC2317 # functions that check calls
 . /lib/test.sh
 
 stats=/sys/kernel/debug/xen_swiotlb_rs/stats.json

@@ -99,6 +99,7 @@ finish() {
 }
 
 # The driver, as scenarios that load it themselves find it.
+# shellcheck disable=SC2034 # scenarios use it
 driver_file=/lib/modules/$(uname -r)/extra/xen_swiotlb_rs.ko
 
 # Xen's own counts of pages, exact: --tool xen-pages, --module xen-privcmd.

@@ -62,7 +62,7 @@ mod tests {
         let top = top_of_memory().mfn();
         for order in [0, 1, 4, 9] {
             let buffer = Buffer::new(order)?;
-            check!(buffer.phys().pfn().raw() < p2m.len());
+            check!(buffer.phys().pfn().raw() < p2m.end());
             let mut frames = frames(&p2m, &buffer)?;
             check!(frames.iter().all(|mfn| *mfn <= top));
             frames.sort_unstable();
@@ -111,7 +111,7 @@ mod tests {
         let Some(p2m) = LinearP2m::get() else {
             return Ok(());
         };
-        let end = p2m.len();
+        let end = p2m.end();
         // All that a physical address of 64 bits can lie in.
         for pfn in [
             end,

@@ -33,13 +33,15 @@ struct privcmd_hypercall {
 	uint64_t op;
 	uint64_t arg[5];
 };
+
 #define PRIVCMD_HYPERCALL _IOC(_IOC_NONE, 'P', 0, sizeof(struct privcmd_hypercall))
 
 struct availheap {
 	uint32_t command, version;
 	uint32_t min_bits, max_bits;
 	int32_t node;
-	uint64_t bytes __attribute__((aligned(8)));
+	uint32_t padding;
+	uint64_t bytes;
 	uint8_t rest[128];
 };
 
@@ -69,7 +71,10 @@ static long free_pages(void *buffer, unsigned int bits)
 
 	for (version = SYSCTL_OLDEST; version <= SYSCTL_NEWEST && result == -EACCES; version++) {
 		*call = (struct availheap){
-			.command = SYSCTL_AVAILHEAP, .version = version, .max_bits = bits, .node = -1,
+			.command = SYSCTL_AVAILHEAP,
+			.version = version,
+			.max_bits = bits,
+			.node = -1,
 		};
 		result = hypercall(HYPERVISOR_SYSCTL, (uintptr_t)call, 0);
 	}
