@@ -47,6 +47,7 @@ lint:
 	@scripts/lint
 
 shell:
+	@scripts/build-module >&2
 	@scripts/dom0 --interactive
 
 # Also what a kbuild run without MO= leaves beside the sources.
