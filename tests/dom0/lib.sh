@@ -154,3 +154,30 @@ other_host() {
 inside() {
 	nsenter -t "$other" -n "$@"
 }
+
+here() {
+	"$@"
+}
+
+# transfer SENDER RECEIVER ADDRESS: /tmp/sent goes from one host (`here` or `inside`) to
+# the other, which has ADDRESS, and is compared.  Bounded, whatever happens: the sender
+# holds its side open until the receiver has every byte.
+transfer() {
+	rm -f /tmp/received
+	size=$(stat -c %s /tmp/sent)
+	$2 timeout 120 nc -l -p 5000 -e dd bs=4096 of=/tmp/received 2>/dev/null &
+	receiver=$!
+	sleep 1
+	(
+		cat /tmp/sent
+		sleep 120
+	) | $1 timeout 120 nc "$3" 5000 &
+	sender=$!
+	tries=600
+	until [ "$(stat -c %s /tmp/received 2>/dev/null)" = "$size" ] || [ "$tries" = 0 ]; do
+		tries=$((tries - 1))
+		sleep 0.2
+	done
+	kill "$receiver" "$sender" 2>/dev/null
+	cmp /tmp/sent /tmp/received
+}
