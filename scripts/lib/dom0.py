@@ -23,6 +23,7 @@ import disks
 import domu
 import initramfs
 import kernel as kernels
+import lifetime
 import qemu
 import tools
 from kernel import CACHE, Kernel
@@ -33,6 +34,7 @@ from problem import Problem, report, say
 LIBRARY = Path(__file__).parent
 TESTS = LIBRARY.parent.parent / "tests/dom0"
 KEPT_LOGS = 40
+STALE_SECONDS = 24 * 3600
 LAST_WORDS = 1.0
 """Seconds that a crashed machine is given to finish its message."""
 
@@ -236,14 +238,16 @@ def claimed_sums(archive: bytes) -> str:
         return member.read().decode() if member else ""
 
 
-def judge(outcome: Outcome, log: str, images: list[disks.Disk], timeout: float, warnings: bool) -> tuple[Status, str, list[str]]:
+def judge(
+    outcome: Outcome, log: str, images: list[disks.Disk], options: argparse.Namespace
+) -> tuple[Status, str, list[str]]:
     """The status, what to say, and the lines of the log that show it."""
     if XEN_CRASH.search(log):
         return Status.XEN_CRASHED, "Xen crashed", excerpt(log, XEN_CRASH)
     if DOM0_CRASH.search(log):
         return Status.DOM0_CRASHED, f"dom0 crashed ({outcome.phase})", excerpt(log, DOM0_CRASH, 25)
     if outcome.timed_out and outcome.script_status is None:
-        what = f"no end within {timeout:.0f} s ({outcome.phase}); --timeout gives it longer"
+        what = f"no end within {options.timeout:.0f} s ({outcome.phase}); --timeout gives it longer"
         return Status.TIMEOUT, what, log.splitlines()[-8:]
     if outcome.failure:
         return Status.DRIVER_FAILED, outcome.failure, log.splitlines()[-12:]
@@ -253,7 +257,7 @@ def judge(outcome: Outcome, log: str, images: list[disks.Disk], timeout: float, 
         wrong = disks.differences(claimed_sums(outcome.archive), images) if outcome.archive else []
         if wrong:
             return Status.DISK_DIFFERS, "a disk is not what dom0 said", wrong
-        if warnings and KERNEL_FAULT.search(log):
+        if not options.allow_warnings and KERNEL_FAULT.search(log):
             return Status.WARNED, "the script succeeded, but dom0's kernel complained", excerpt(log, KERNEL_FAULT)
     return Status.RESULT, "", []
 
@@ -263,6 +267,16 @@ def interact(machine: qemu.Machine) -> int:
     # The emulator's own Ctrl-A x ends it; all else, Ctrl-C included, is dom0's.
     command = machine.command("mon:stdio", {})
     return subprocess.run(command).returncode
+
+
+def run_folder() -> Path:
+    """A new folder for a run's files; those that killed runs left behind go."""
+    place = CACHE / "run"
+    place.mkdir(parents=True, exist_ok=True)
+    for old in place.iterdir():
+        if time.time() - old.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=time.strftime("%m%d-%H%M%S-"), dir=place))
 
 
 def keep_log(folder: Path) -> Path:
@@ -281,8 +295,7 @@ def run(options: argparse.Namespace, folders: Folders) -> int:
     """Does what the options say; gives the exit status."""
     kernel = choose_kernel(options, folders)
     target = folders.inside(options.out) if options.out else None
-    (CACHE / "run").mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=time.strftime("%m%d-%H%M%S-"), dir=CACHE / "run"))
+    folder = run_folder()
     try:
         images = [disks.create(text, folder) for text in options.disk]
         build_initramfs(folder / "initramfs", options, kernel, images, folders)
@@ -294,7 +307,7 @@ def run(options: argparse.Namespace, folders: Folders) -> int:
         kept = keep_log(folder)
         if outcome.archive and target:
             unpack(outcome.archive, target)
-        status, what, lines = judge(outcome, log, images, options.timeout, not options.allow_warnings)
+        status, what, lines = judge(outcome, log, images, options)
         if status is Status.RESULT:
             return outcome.script_status or 0
         complaint = (folder / "qemu.log").read_text(errors="replace").splitlines()
@@ -319,6 +332,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    lifetime.end_in_order()
     try:
         sys.exit(main())
     except KeyboardInterrupt:

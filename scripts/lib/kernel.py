@@ -50,7 +50,8 @@ def prepared(release: str) -> Kernel:
     """The stock kernel `release`, as scripts/prepare-kernel left it."""
     stock = CACHE / "kernel" / release / "stock"
     modules = first(stock / "usr/lib/modules" / release, stock / "lib/modules" / release)
-    image = modules and first(modules / "vmlinuz", stock / f"boot/vmlinuz-{release}", stock / f"usr/boot/vmlinuz-{release}")
+    boot = (stock / f"boot/vmlinuz-{release}", stock / f"usr/boot/vmlinuz-{release}")
+    image = modules and first(modules / "vmlinuz", *boot)
     if not image or not (modules / "modules.dep").is_file():
         raise Problem(
             f"the kernel '{release}' is not prepared: no image and modules.dep in kernel/{release}/stock of the cache",

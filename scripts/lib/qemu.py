@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import lifetime
 from kernel import CACHE
 from problem import Problem
 
@@ -81,7 +82,10 @@ def newest_xen() -> Path:
     """The Xen that is installed in the tool root."""
     images = sorted(Path("/boot").glob("xen-*-amd64.gz"))
     if not images:
-        raise Problem("no Xen in /boot of the tool root", "Remove the root from the cache; the next run makes it again.")
+        raise Problem(
+            "no Xen in /boot of the tool root",
+            "Remove the root from the cache; the next run makes it again.",
+        )
     return images[-1]
 
 
@@ -102,7 +106,13 @@ def uncompressed(image: Path) -> Path:
 def start(command: list[str], errors: Path) -> subprocess.Popen[bytes]:
     """Starts the emulator; its own messages go to `errors`."""
     with errors.open("wb") as out:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lifetime.end_with_parent,
+        )
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """Runs scenarios: scripts/scenarios' part inside the tool root.
 
-A scenario is one file, tests/dom0/scenarios/NAME.  Its head is comments: one that says
-what it shows, and lines that say what it needs:
+A scenario is one file, tests/dom0/scenarios/NAME.  Its head is comments: first one that
+says what it shows, then lines that say what it needs:
 
     # dom0: OPTIONS       options of scripts/dom0; lines add up
     # driver: required    it tests the driver itself; without, it is skipped
@@ -22,6 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import lifetime
 from problem import Problem, report
 
 FOLDER = Path("/src/tests/dom0/scenarios")
@@ -45,6 +46,7 @@ class Scenario:
 def read(path: Path) -> Scenario:
     """Reads a scenario's head."""
     shows: list[str] = []
+    told = False
     fields: dict[str, list[str]] = {"dom0": [], "driver": [], "expect": []}
     for line in path.read_text().splitlines():
         if not line.startswith("#"):
@@ -52,7 +54,8 @@ def read(path: Path) -> Scenario:
         key, colon, value = line.removeprefix("#").strip().partition(":")
         if colon and key in fields:
             fields[key].append(value.strip())
-        elif not line.startswith("#!") and "SPDX" not in line and "shellcheck" not in line:
+            told = True
+        elif not told and not line.startswith("#!") and "SPDX" not in line and "shellcheck" not in line:
             shows.append(line.removeprefix("#").strip())
     return Scenario(
         name=path.name,
@@ -76,10 +79,15 @@ def choose(names: list[str]) -> list[Scenario]:
 def boot(scenario: Scenario, common: list[str]) -> tuple[int, str]:
     """Boots what the scenario needs and runs it; gives the exit status and all that was said."""
     command = [sys.executable, "-B", str(RUNNER), *common, *scenario.options, "--run", str(scenario.path)]
-    if os.environ.get("V") == "1":
-        return subprocess.run(command).returncode, ""
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return result.returncode, result.stdout.decode(errors="replace")
+    out = None if os.environ.get("V") == "1" else subprocess.PIPE
+    with subprocess.Popen(command, stdout=out, stderr=out and subprocess.STDOUT) as process:
+        try:
+            said = process.communicate()[0] or b""
+        except BaseException:
+            # Asked, not killed, so that it tidies up after itself.
+            process.terminate()
+            raise
+    return process.returncode, said.decode(errors="replace")
 
 
 def main() -> int:
@@ -112,7 +120,8 @@ def main() -> int:
             status, said = boot(scenario, common)
             verdict = "ok" if status == scenario.expected else "skipped" if status == SKIPPED else "not ok"
         counts[verdict] += 1
-        text = f"ok {number} - {scenario.name} # SKIP" if verdict == "skipped" else f"{verdict} {number} - {scenario.name}"
+        text = f"{verdict.replace('skipped', 'ok')} {number} - {scenario.name}"
+        text += " # SKIP" if verdict == "skipped" else ""
         print(f"{text} ({time.monotonic() - began:.0f} s)", flush=True)
         if verdict == "not ok":
             print(f"    status {status}, expected {scenario.expected}")
@@ -122,6 +131,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    lifetime.end_in_order()
     try:
         sys.exit(main())
     except Problem as problem:

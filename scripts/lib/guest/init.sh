@@ -24,6 +24,7 @@ hostname dom0
 ip link set lo up
 
 output_port='' records_port='' driver='' params='' modules='' interactive=''
+# shellcheck disable=SC1091 # is there in dom0
 . /etc/run
 
 # tell WHAT [DETAIL]: a record for the runner; see outcome.py.
