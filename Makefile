@@ -69,6 +69,6 @@ help:
 	@echo 'make host-test        the pure logic, on this machine'
 	@echo 'make kunit            the KUnit suites, without a hypervisor and as dom0'
 	@echo 'make dom0-test        the scenarios in a booted dom0'
-	@echo 'make bench            measure'
+	@echo 'make bench            measure it against the C driver, in exact instructions'
 	@echo 'make clean            remove what was built in the checkout (the cache stays)'
 	@echo 'V=1 shows whole logs; SUITE=sid takes kernels and tools from sid.'

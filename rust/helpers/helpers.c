@@ -7,6 +7,7 @@
 #include <linux/dma-map-ops.h>
 #include <linux/dma-mapping.h>
 #include <linux/io.h>
+#include <linux/irqflags.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/percpu.h>
@@ -80,6 +81,19 @@ rust_helper_xen_dma_dma_sync_single_for_device(struct device *dev, dma_addr_t ad
 __rust_helper void rust_helper_xen_dma_free_percpu_words(u64 __percpu *words)
 {
 	free_percpu(words);
+}
+
+__rust_helper void rust_helper_xen_dma_local_irq_restore(unsigned long flags)
+{
+	local_irq_restore(flags);
+}
+
+__rust_helper unsigned long rust_helper_xen_dma_local_irq_save(void)
+{
+	unsigned long flags;
+
+	local_irq_save(flags);
+	return flags;
 }
 
 __rust_helper int rust_helper_xen_dma_memory_op(unsigned int cmd, void *arg)

@@ -17,6 +17,10 @@ use crate::{
         CoherentPages,
         Direction, //
     },
+    p2m::{
+        local_mfn,
+        LinearP2m, //
+    },
     pages::{
         Context,
         Pages, //
@@ -37,8 +41,7 @@ use kernel::{
     faux,
     page::PAGE_SIZE,
     prelude::*,
-    types::Opaque,
-    ThisModule, //
+    types::Opaque, //
 };
 
 impl Direction {
@@ -75,10 +78,20 @@ impl Buffer {
             .map_or(Phys::new(u64::MAX), |pfn| pfn.start())
     }
 
+    /// Where a device sees each page, in order.  Ends at one that is not this domain's own.
+    pub fn machine_pages(&self) -> impl Iterator<Item = Machine> + '_ {
+        self.0.pfns().map_while(|pfn| machine(pfn.start()))
+    }
+
+    /// Where the CPU sees the first byte.
+    pub(crate) fn start(&self) -> Option<NonNull<u8>> {
+        self.0.linear()
+    }
+
     /// Writes `byte(i)` to each byte `i` of `size` from `offset` on; stops at the end.
     pub fn fill(&mut self, offset: usize, size: usize, byte: impl Fn(usize) -> u8) {
         for index in offset..offset.saturating_add(size).min(self.size()) {
-            if let Some(base) = self.0.linear() {
+            if let Some(base) = self.start() {
                 // SAFETY: Within the pages, which `self` owns.  A device may touch them too, so
                 // each byte is written as such.
                 unsafe {
@@ -92,7 +105,7 @@ impl Buffer {
 
     /// The byte at `offset`; 0 past the end.
     pub fn byte(&self, offset: usize) -> u8 {
-        match self.0.linear() {
+        match self.start() {
             // SAFETY: As in `fill`.
             Some(base) if offset < self.size() => unsafe {
                 base.as_ptr().add(offset).read_volatile()
@@ -100,6 +113,11 @@ impl Buffer {
             _ => 0,
         }
     }
+}
+
+/// Where a device sees a page of this domain's own memory.
+pub fn machine(page: Phys) -> Option<Machine> {
+    Some(local_mfn(LinearP2m::get()?, page.pfn())?.start())
 }
 
 /// Reads a byte of coherent memory.
@@ -116,30 +134,43 @@ pub unsafe fn read_coherent(memory: Coherent, offset: usize) -> u8 {
 ///
 /// As with C's, the caller vouches that the memory is its own while a device may use it.
 pub fn map(dev: &Device, phys: Phys, size: usize, dir: Direction, attrs: Attrs) -> Result<Machine> {
+    let addr = map_alone(dev, phys, size, dir, attrs).ok_or(EIO)?;
+    // SAFETY: A live device; tells DMA_API_DEBUG that the result was looked at.
+    to_result(unsafe { bindings::dma_mapping_error(raw(dev), addr.raw()) })?;
+    Ok(addr)
+}
+
+/// As [`map`], without the `dma_mapping_error()` that a driver owes: that one call, to measure it.
+#[inline]
+pub fn map_alone(
+    dev: &Device,
+    phys: Phys,
+    size: usize,
+    dir: Direction,
+    attrs: Attrs,
+) -> Option<Machine> {
     // SAFETY: A live device with a DMA mask, or C refuses.
     let addr =
         unsafe { bindings::dma_map_phys(raw(dev), phys.raw(), size, dir.to_raw(), attrs.to_raw()) };
-    if addr == bindings::dma_addr_t::MAX {
-        return Err(EIO);
-    }
-    // SAFETY: As above; tells DMA_API_DEBUG that the result was looked at.
-    to_result(unsafe { bindings::dma_mapping_error(raw(dev), addr) })?;
-    Ok(Machine::new(addr))
+    (addr != bindings::dma_addr_t::MAX).then_some(Machine::new(addr))
 }
 
 /// Ends a mapping.  C: `dma_unmap_phys()`.
+#[inline]
 pub fn unmap(dev: &Device, addr: Machine, size: usize, dir: Direction, attrs: Attrs) {
     // SAFETY: A live device.
     unsafe { bindings::dma_unmap_phys(raw(dev), addr.raw(), size, dir.to_raw(), attrs.to_raw()) };
 }
 
 /// C: `dma_sync_single_for_cpu()`.
+#[inline]
 pub fn sync_for_cpu(dev: &Device, addr: Machine, size: usize, dir: Direction) {
     // SAFETY: A live device.
     unsafe { bindings::dma_sync_single_for_cpu(raw(dev), addr.raw(), size, dir.to_raw()) };
 }
 
 /// C: `dma_sync_single_for_device()`.
+#[inline]
 pub fn sync_for_device(dev: &Device, addr: Machine, size: usize, dir: Direction) {
     // SAFETY: A live device.
     unsafe { bindings::dma_sync_single_for_device(raw(dev), addr.raw(), size, dir.to_raw()) };
@@ -325,7 +356,9 @@ pub fn sgtable_bytes(dev: &Device, memory: Coherent, size: usize) -> Result<usiz
 
 /// The module of tests that are built into the kernel: none.
 #[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
-pub fn built_in() -> &'static ThisModule {
+pub fn built_in() -> &'static kernel::ThisModule {
+    use kernel::ThisModule;
+
     // SAFETY: Null stands for code that is built in.
     static BUILT_IN: ThisModule = unsafe { ThisModule::from_ptr(core::ptr::null_mut()) };
     &BUILT_IN

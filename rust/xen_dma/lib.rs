@@ -6,7 +6,7 @@
 //!
 //! - providing `dma_map_ops`: [`ops`], [`table`], [`attach`], [`bus`], [`scatterlist`], [`user`];
 //! - Xen memory: [`p2m`], [`region`], and the exchange behind it;
-//! - for tests, the API's other side: `client`;
+//! - for tests, the API's other side: `client`, and what its calls take: `measure`;
 //! - devices and plumbing: [`device`], [`irq_lock`], [`atomic`], [`per_cpu`], [`text_param`].
 
 pub mod atomic;
@@ -19,6 +19,8 @@ pub mod deferred;
 pub mod device;
 mod exchange;
 pub mod irq_lock;
+#[cfg(xen_dma_client)]
+pub mod measure;
 pub mod ops;
 pub mod p2m;
 mod pages;

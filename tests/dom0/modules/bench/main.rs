@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Measures the calls of the DMA API for every `edu` device that it is given.
+//!
+//! The backend behind a device is whatever it was attached to: ours for one, C's for
+//! another, in one boot.  Binding a device runs all cases, so `modprobe` returns when the
+//! measurement is over.  `/sys/kernel/debug/xen_swiotlb_rs_bench-<address>/` then holds `rows`,
+//! one line a result, as [`rows`] describes, and `bookkeeping`, the bytes that our backend has for
+//! each MiB of aperture.  No DMA is done: the device stands for its masks.
+//!
+//! QEMU: `docs/specs/edu.rst`.
+
+use crate::{
+    rows::Rows,
+    session::Session, //
+};
+use dma_core::Slots;
+use kernel::{
+    debugfs::{
+        Dir,
+        File, //
+    },
+    device::Core,
+    pci,
+    prelude::*,
+    str::CString, //
+};
+
+use xen_dma::atomic::{
+    Word,
+    Words, //
+};
+
+mod fill;
+mod patterns;
+mod rows;
+mod session;
+mod single;
+
+kernel::module_pci_driver! {
+    type: Bench,
+    name: "xen_swiotlb_rs_bench",
+    authors: ["xen_swiotlb_rs maintainers"],
+    description: "Measures DMA mappings with QEMU's edu devices",
+    license: "GPL",
+}
+
+/// How often all is measured.  What disturbs one round spares the other.
+const ROUNDS: u32 = 3;
+
+/// A device that was measured, and its results.
+#[pin_data]
+struct Bench {
+    #[pin]
+    _rows: File<Rows>,
+    #[pin]
+    _bookkeeping: File<usize>,
+    _folder: Dir,
+}
+
+kernel::pci_device_table!(
+    PCI_TABLE,
+    MODULE_PCI_TABLE,
+    <Bench as pci::Driver>::IdInfo,
+    [(candidates(), ())]
+);
+
+/// Devices that may be ours.  The kernel crate has no name for QEMU's vendor number and takes
+/// none without a name, so this goes by the class, "unclassified, other".
+const fn candidates() -> pci::DeviceId {
+    const CLASS_OTHER: u32 = 0x00_ff00;
+    const CLASS_MASK: u32 = 0xff_ff00;
+    pci::DeviceId::from_class(CLASS_OTHER, CLASS_MASK)
+}
+
+fn is_edu(pdev: &pci::Device) -> bool {
+    const VENDOR: u16 = 0x1234;
+    const DEVICE: u16 = 0x11e8;
+    pdev.vendor_id().as_raw() == VENDOR && pdev.device_id() == DEVICE
+}
+
+/// Bytes for each MiB of an aperture of 64 MiB.
+fn bookkeeping() -> usize {
+    const MEGABYTES: usize = 64;
+    let words = Slots::<Word, Words>::words((MEGABYTES << 20) / fill::SLOT);
+    words * size_of::<Word>() / MEGABYTES
+}
+
+impl pci::Driver for Bench {
+    type IdInfo = ();
+    type Data<'bound> = Self;
+
+    const ID_TABLE: pci::IdTable<Self::IdInfo> = &PCI_TABLE;
+
+    fn probe<'bound>(
+        pdev: &'bound pci::Device<Core<'_>>,
+        _info: &'bound Self::IdInfo,
+    ) -> impl PinInit<Self, Error> + 'bound {
+        pin_init::pin_init_scope(move || {
+            if !is_edu(pdev) {
+                return Err(ENODEV);
+            }
+            let dev = pdev.as_ref();
+            let mut session = Session::new(dev)?;
+            for round in 0..ROUNDS {
+                session.run(round)?;
+            }
+            let rows = session.finish();
+            dev_info!(dev, "measured\n");
+
+            let name = dev.name().to_str()?;
+            let name = CString::try_from_fmt(fmt!("xen_swiotlb_rs_bench-{name}"))?;
+            let folder = Dir::new(&name);
+            Ok(try_pin_init!(Self {
+                _rows <- folder.read_only_file(c"rows", rows),
+                _bookkeeping <- folder.read_only_file(c"bookkeeping", bookkeeping()),
+                _folder: folder,
+            }))
+        })
+    }
+}
