@@ -89,7 +89,7 @@ impl Extent {
     fn new(order: u32, bits: u32, processors: usize) -> Result<Self> {
         let region = Region::new(order, bits, Way::Scattered)?;
         let count = region.size() / SLOT_SIZE as usize;
-        let words = Words::zeroed(Slots::<Word, Words>::words(count))?;
+        let words = Words::for_slots(count)?;
         let slots = Slots::new(words, region.base(), count, processors).ok_or(EINVAL)?;
         let mut near = PerCpu::new()?;
         near.fill(0, |cpu| slots.home(cpu) as u64);
@@ -220,7 +220,12 @@ impl Aperture {
     /// The extent that a machine address lies in, if it is one of ours.  Any context.
     #[inline]
     pub(crate) fn find(&self, at: Machine) -> Option<&Extent> {
-        let entry = usize::try_from(at.raw() >> DIRECTORY_SHIFT).ok()?;
+        // All extents lie below: most addresses of direct mappings are settled here.
+        if at.raw() >> ORDINARY_BITS != 0 {
+            return None;
+        }
+        // CAST: The index has few bits.
+        let entry = (at.raw() >> DIRECTORY_SHIFT) as usize;
         let number = usize::from(*self.directory.get(entry)?);
         self.extents.get(number.checked_sub(1)?)
     }

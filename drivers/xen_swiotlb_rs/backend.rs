@@ -26,6 +26,7 @@ use crate::{
 use dma_core::{
     place,
     place_page,
+    Held,
     Limits,
     Machine,
     Owner,
@@ -148,12 +149,18 @@ impl Backend {
         }
     }
 
-    /// What becomes of a buffer, if that is seen at once.
+    /// Maps a buffer directly, if one look at it and the device is enough.  If not, then the device's
+    /// reach, if it is clear that the buffer lies on one page beyond it; or else 0.
     #[inline]
-    fn glance(&self, dev: &Device, phys: Phys, size: usize) -> PagePlacement {
-        match device::page_reach(dev) {
-            Some(reach) => place_page(&self.glance_p2m, phys, size, reach),
-            None => PagePlacement::Unsure,
+    fn glance(&self, dev: &Device, phys: Phys, size: usize) -> Result<Machine, u64> {
+        let reach = device::page_reach(dev).ok_or(0u64)?;
+        match place_page(&self.glance_p2m, phys, size, reach) {
+            PagePlacement::Direct(at) => {
+                self.counters.direct(size);
+                Ok(at)
+            }
+            PagePlacement::Beyond => Err(reach),
+            PagePlacement::Unsure => Err(0),
         }
     }
 
@@ -165,11 +172,11 @@ impl Backend {
         dev: &Device,
         phys: Phys,
         size: usize,
-        beyond: bool,
+        reach: u64,
         attrs: Attrs,
         backend: &Self,
     ) -> Option<Machine> {
-        match backend.place(dev, phys, size, beyond, attrs) {
+        match backend.place(dev, phys, size, reach, attrs) {
             Ok(at) => Some(at),
             Err(cause) => {
                 backend.fail(dev, size, cause, attrs.contains(Attrs::NO_WARN));
@@ -178,18 +185,17 @@ impl Backend {
         }
     }
 
-    /// Maps a buffer, or says why not; `beyond` if a glance said so.
+    /// Maps a buffer, or says why not; `reach` is what a glance said.
     #[inline(always)]
     fn place(
         &self,
         dev: &Device,
         phys: Phys,
         size: usize,
-        beyond: bool,
+        reach: u64,
         attrs: Attrs,
     ) -> Result<Machine, Cause> {
-        if beyond && attrs.allow_bounce() && device::min_align(dev) == 0 {
-            let reach = device::reach(dev);
+        if attrs.allow_bounce() && device::min_align(dev) == 0 {
             let carried = self
                 .shared
                 .aperture
@@ -239,6 +245,7 @@ impl Backend {
         if attrs.contains(Attrs::MMIO) {
             return Err(Cause::PeerMemory);
         }
+        self.counters.note_peak();
         let (extent, record) = self
             .shared
             .aperture
@@ -293,10 +300,32 @@ impl Backend {
     /// Ends a mapping that goes through an extent; with `copy`, its bytes go to the original first.
     #[inline(never)]
     fn end_bounce(&self, dev: &Device, extent: &Extent, addr: Machine, size: usize, copy: bool) {
-        let held = match extent.slots.retire(addr, self.streaming) {
-            Ok(held) => held,
-            Err(misuse) => return self.misuse(dev, "unmap", size, misuse.into()),
-        };
+        match extent.slots.retire_plain(addr, self.streaming) {
+            Some(held) => self.finish(dev, extent, addr, held, size, copy),
+            None => self.end_other(dev, extent, addr, size, copy),
+        }
+    }
+
+    /// As [`Backend::end_bounce`], for mappings of any kind, or none.
+    #[inline(never)]
+    fn end_other(&self, dev: &Device, extent: &Extent, addr: Machine, size: usize, copy: bool) {
+        match extent.slots.retire(addr, self.streaming) {
+            Ok(held) => self.finish(dev, extent, addr, held, size, copy),
+            Err(misuse) => self.misuse(dev, "unmap", size, misuse.into()),
+        }
+    }
+
+    /// Copies the bytes of a mapping that was ended, and frees its run.
+    #[inline(always)]
+    fn finish(
+        &self,
+        dev: &Device,
+        extent: &Extent,
+        addr: Machine,
+        held: Held,
+        size: usize,
+        copy: bool,
+    ) {
         // CAST: A mapping's size came as a `usize`.
         let mapped = held.size() as usize;
         if size != mapped {
@@ -313,25 +342,21 @@ impl Backend {
         self.counters.unbounced(mapped as u64);
     }
 
-    /// Finds the original of a bounced piece.  [`None`] for direct mappings and for misuse.
-    #[inline]
-    fn original(&self, dev: &Device, addr: Machine, size: usize) -> Option<(&Extent, Phys)> {
-        let extent = self.shared.aperture.find(addr)?;
-        let part = extent
-            .slots
-            .find(addr, self.streaming)
+    /// Copies a part of a bounced mapping, `into` the run or out of it.
+    #[inline(never)]
+    fn sync(&self, dev: &Device, extent: &Extent, addr: Machine, size: usize, into: bool) {
+        let record = extent.slots.find(addr, self.streaming);
+        let part = record
             .map_err(Wrong::from)
+            // CAST: Widens.
             .and_then(|record| record.part(addr, size as u64).ok_or(Wrong::Range));
+        let offset = extent.offset(addr);
         match part {
-            Ok(phys) => {
-                self.counters.count(Event::BounceSync);
-                Some((extent, phys))
-            }
-            Err(wrong) => {
-                self.misuse(dev, "sync", size, wrong);
-                None
-            }
-        }
+            Ok(phys) if into => extent.region.copy_in(offset, phys, size),
+            Ok(phys) => extent.region.copy_out(offset, phys, size),
+            Err(wrong) => return self.misuse(dev, "sync", size, wrong),
+        };
+        self.counters.count(Event::BounceSync);
     }
 }
 
@@ -349,15 +374,11 @@ impl Provider for Backend {
         _dir: Direction,
         attrs: Attrs,
     ) -> Result<Machine> {
-        let beyond = match self.glance(dev, phys, size) {
-            PagePlacement::Direct(at) => {
-                self.counters.direct(size);
-                return Ok(at);
-            }
-            glance => glance == PagePlacement::Beyond,
-        };
-        // The DMA API is not told why.
-        Self::map_else(dev, phys, size, beyond, attrs, self).ok_or(ENOMEM)
+        match self.glance(dev, phys, size) {
+            Ok(at) => Ok(at),
+            // The DMA API is not told why.
+            Err(reach) => Self::map_else(dev, phys, size, reach, attrs, self).ok_or(ENOMEM),
+        }
     }
 
     #[inline]
@@ -382,14 +403,8 @@ impl Provider for Backend {
             let size = entry.length();
             let phys = entry.phys();
             let placed = match self.glance(dev, phys, size) {
-                PagePlacement::Direct(at) => {
-                    self.counters.direct(size);
-                    Ok(at)
-                }
-                glance => {
-                    let beyond = glance == PagePlacement::Beyond;
-                    self.place(dev, phys, size, beyond, attrs)
-                }
+                Ok(at) => Ok(at),
+                Err(reach) => self.place(dev, phys, size, reach, attrs),
             };
             match placed {
                 Ok(addr) => entry.set_dma(addr, size),
@@ -420,21 +435,19 @@ impl Provider for Backend {
 
     #[inline]
     fn sync_for_cpu(&self, dev: &Device, addr: Machine, size: usize, dir: Direction) {
-        if !dir.device_writes() {
-            return;
-        }
-        if let Some((extent, phys)) = self.original(dev, addr, size) {
-            extent.region.copy_out(extent.offset(addr), phys, size);
+        if let Some(extent) = self.shared.aperture.find(addr) {
+            if dir.device_writes() {
+                self.sync(dev, extent, addr, size, false);
+            }
         }
     }
 
     #[inline]
     fn sync_for_device(&self, dev: &Device, addr: Machine, size: usize, dir: Direction) {
-        if !dir.device_reads() {
-            return;
-        }
-        if let Some((extent, phys)) = self.original(dev, addr, size) {
-            extent.region.copy_in(extent.offset(addr), phys, size);
+        if let Some(extent) = self.shared.aperture.find(addr) {
+            if dir.device_reads() {
+                self.sync(dev, extent, addr, size, true);
+            }
         }
     }
 

@@ -35,6 +35,7 @@ pub(crate) enum Event {
     BounceBytes(Reason),
     Unmap,
     BounceUnmap,
+    BounceUnmapBytes,
     BounceSync,
     Coherent,
     CoherentFree,
@@ -184,17 +185,17 @@ impl From<Misuse> for Wrong {
     }
 }
 
-const FIXED: usize = 7;
+const FIXED: usize = 8;
 const CAUSES: usize = FIXED + 2 * Reason::COUNT;
 const WRONGS: usize = CAUSES + Cause::ALL.len();
 const EVENTS: usize = WRONGS + Wrong::ALL.len();
 
-/// Behind the events: bytes held that are not in [`Held::now`] yet.
-const HELD: usize = EVENTS;
-const WORDS: usize = HELD + 1;
+/// Behind the events: the bytes that the processor had bounced when it last noted the peak.
+const NOTED: usize = EVENTS;
+const WORDS: usize = NOTED + 1;
 
-/// How many bytes a processor keeps to itself before it reports them.
-const HELD_BATCH: i64 = 64 << 10;
+/// How many bytes a processor bounces before it notes the peak again.
+const PEAK_STEP: u64 = 64 << 10;
 
 impl Event {
     #[inline]
@@ -205,9 +206,10 @@ impl Event {
             Self::DirectBytes => 1,
             Self::Unmap => 2,
             Self::BounceUnmap => 3,
-            Self::BounceSync => 4,
-            Self::Coherent => 5,
-            Self::CoherentFree => 6,
+            Self::BounceUnmapBytes => 4,
+            Self::BounceSync => 5,
+            Self::Coherent => 6,
+            Self::CoherentFree => 7,
             Self::Bounce(reason) => FIXED + 2 * reason.index(),
             Self::BounceBytes(reason) => FIXED + 2 * reason.index() + 1,
             // CAST: Unit variants, numbered from 0.
@@ -221,29 +223,25 @@ impl Event {
 struct Peak(Atomic<u64>);
 
 impl Peak {
-    fn note(&self, value: u64) {
+    /// Notes a value; returns the largest.
+    fn note(&self, value: u64) -> u64 {
         let mut peak = self.0.load(Relaxed);
         while value > peak {
             match self.0.cmpxchg(peak, value, Relaxed) {
-                Ok(_) => break,
+                Ok(_) => return value,
                 Err(other) => peak = other,
             }
         }
+        peak
     }
-}
-
-/// Bytes of bounced mappings that are not undone yet, as far as the processors reported them, and
-/// the most that these were.
-struct Held {
-    now: Atomic<u64>,
-    peak: Peak,
 }
 
 /// The counts of one device.
 pub(crate) struct Counters {
     words: PerCpu<WORDS>,
     largest: Word,
-    held: Held,
+    /// The most bytes that were held, as far as it was noted.
+    peak: Peak,
 }
 
 impl Counters {
@@ -251,10 +249,7 @@ impl Counters {
         Ok(Self {
             words: PerCpu::new()?,
             largest: Word::new(0),
-            held: Held {
-                now: Atomic::new(0),
-                peak: Peak(Atomic::new(0)),
-            },
+            peak: Peak(Atomic::new(0)),
         })
     }
 
@@ -275,39 +270,32 @@ impl Counters {
     #[inline]
     pub(crate) fn bounced(&self, reason: Reason, size: u64) {
         self.words.tally(Event::Bounce(reason).index(), size);
-        // CAST: A mapping has at most 2^30 bytes.
-        self.hold(size as i64);
     }
 
     /// Counts the end of a bounced mapping of `size` bytes.  Any context.
     #[inline]
     pub(crate) fn unbounced(&self, size: u64) {
-        self.count(Event::BounceUnmap);
-        // CAST: As in `bounced`.
-        self.hold((size as i64).wrapping_neg());
+        self.words.tally(Event::BounceUnmap.index(), size);
     }
 
-    /// Adds to the bytes held; now and then to those that all processors see.
-    #[inline]
-    fn hold(&self, bytes: i64) {
-        // CAST: The same bits, for a sum that wraps.
-        let own = (self.words.fetch_add(HELD, bytes as u64) as i64).wrapping_add(bytes);
-        if own.wrapping_add(HELD_BATCH) as u64 > 2 * HELD_BATCH as u64 {
-            self.report_held(own);
+    /// Notes the bytes held, if this processor has bounced many since it did so last.  Any context.
+    ///
+    /// To be called when room is searched: who takes more and more bytes comes here each time that
+    /// a chunk is full.
+    pub(crate) fn note_peak(&self) {
+        let own = Reason::ALL.iter().fold(0u64, |sum, &reason| {
+            let bytes = Event::BounceBytes(reason);
+            sum.wrapping_add(self.words.get(bytes.index()))
+        });
+        if own.wrapping_sub(self.words.get(NOTED)) >= PEAK_STEP {
+            self.words.set(NOTED, own);
+            self.held();
         }
     }
 
-    #[cold]
-    #[inline(never)]
-    fn report_held(&self, own: i64) {
-        // CAST: As in `hold`.
-        self.words.add(HELD, own.wrapping_neg() as u64);
-        let before = self.held.now.fetch_add(own as u64, Relaxed);
-        let now = before.wrapping_add(own as u64);
-        // What others keep to themselves may be missing in it.
-        if now as i64 > 0 {
-            self.held.peak.note(now);
-        }
+    /// Size of the largest mapping that was bounced, or 0.
+    pub(crate) fn largest(&self) -> u64 {
+        self.largest.load()
     }
 
     /// Is a mapping larger than all that bounced before?  Any context.
@@ -328,21 +316,13 @@ impl Counters {
         }
     }
 
-    /// Bytes held now, and the most that ever were: to within 64 KiB for each processor, and not
-    /// less than the largest mapping.
+    /// Bytes held now, and the most that ever were: the latter to within two chunks for each
+    /// processor, and not less than the largest mapping.
     pub(crate) fn held(&self) -> (u64, u64) {
-        let now = self
-            .held
-            .now
-            .load(Relaxed)
-            .wrapping_add(self.words.sum(HELD));
-        self.held.peak.note(now.max(self.largest()));
-        (now, self.held.peak.0.load(Relaxed))
-    }
-
-    /// Size of the largest mapping that was bounced, or 0.
-    pub(crate) fn largest(&self) -> u64 {
-        self.largest.load()
+        // In this order: what is bounced and undone meanwhile must not look like more.
+        let undone = self.get(Event::BounceUnmapBytes);
+        let now = self.bounced_bytes().saturating_sub(undone);
+        (now, self.peak.note(now.max(self.largest())))
     }
 
     /// Counts one, and returns how many there are in all.

@@ -30,3 +30,14 @@ pub trait AtomicWord: Send + Sync {
     /// The value found, if it was not `old`. Must not fail while the word holds `old`.
     fn compare_exchange(&self, old: u64, new: u64) -> Result<(), u64>;
 }
+
+/// The memory of a slot allocator: words for its maps, and a pair of words for each slot's record.
+///
+/// It must go on returning the same ones. It is best aligned to cache lines.
+pub trait Backing<W> {
+    /// The words of the maps.
+    fn words(&self) -> &[W];
+
+    /// The records.
+    fn records(&self) -> &[[W; 2]];
+}

@@ -8,7 +8,10 @@
 
 use crate::{
     addr::Machine,
-    atomic::AtomicWord,
+    atomic::{
+        AtomicWord,
+        Backing, //
+    },
     bits::{
         longest,
         place_of,
@@ -25,7 +28,7 @@ pub struct Seized {
     base: Machine,
 }
 
-impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
+impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     /// The slots in use. Looks at every chunk.
     pub fn used(&self) -> usize {
         (0..self.words.chunks()).fold(0, |used: usize, chunk| {

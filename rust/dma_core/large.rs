@@ -7,7 +7,10 @@
 //! search goes from the top of the extent downwards, away from the chunks that small runs open.
 
 use crate::{
-    atomic::AtomicWord,
+    atomic::{
+        AtomicWord,
+        Backing, //
+    },
     bits::{
         between,
         place_of,
@@ -34,7 +37,7 @@ enum Outcome {
     Lost,
 }
 
-impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
+impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     /// Claims a run and returns its first slot.
     #[inline(never)]
     pub(crate) fn claim_large(&self, request: &Request) -> Result<usize, ClaimError> {

@@ -33,9 +33,11 @@ const OWNER_MASK: u64 = ((1 << KEEP_SHIFT) - 1) & !SIZE_MASK;
 const SIZE_MASK: u64 = (1 << OWNER_SHIFT) - 1;
 
 /// Who made a mapping: a number that the caller gives each device.
+///
+/// Kept as the second word of a live record without size and offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
-pub struct Owner(u32);
+pub struct Owner(u64);
 
 impl Owner {
     /// Bits in an owner's number.
@@ -45,38 +47,40 @@ impl Owner {
     #[inline]
     pub const fn new(number: u32) -> Option<Self> {
         if number >> Self::BITS == 0 {
-            Some(Self(number))
+            // CAST: Widens.
+            Some(Self(LIVE | ((number as u64) << OWNER_SHIFT)))
         } else {
             None
         }
     }
 
+    /// The owner of a live record with this second word.
+    #[inline]
+    const fn of(word: u64) -> Self {
+        Self(word & (LIVE | OWNER_MASK))
+    }
+
     /// The owner's number.
     #[inline]
     pub const fn raw(self) -> u32 {
-        self.0
+        // CAST: The value has fewer than 32 bits.
+        ((self.0 & OWNER_MASK) >> OWNER_SHIFT) as u32
     }
 
     /// The second word of a live record of this owner's. The size fits, as no run is larger than
     /// 1 GiB.
     #[inline]
     pub(crate) const fn live(self, size: u64, keep: u32) -> u64 {
-        // CAST: Both widen.
-        let (keep, owner) = (keep as u64, self.0 as u64);
-        LIVE | (keep << KEEP_SHIFT) | (owner << OWNER_SHIFT) | (size & SIZE_MASK)
+        // CAST: Widens.
+        self.0 | ((keep as u64) << KEEP_SHIFT) | (size & SIZE_MASK)
     }
 
-    /// Is this the second word of a live record of this owner's?
+    /// Is this the second word of a live record of this owner's, for a mapping that begins with its
+    /// run whatever the buffer's address is?
     #[inline]
-    pub(crate) const fn has(self, word: u64) -> bool {
-        word & (LIVE | OWNER_MASK) == self.live(0, 0)
+    pub(crate) const fn has_plain(self, word: u64) -> bool {
+        word & !SIZE_MASK == self.0
     }
-}
-
-/// Is `at`, in a run's first slot, the first byte of the mapping with these words?
-#[inline]
-pub(crate) const fn starts_here(at: Machine, phys: u64, word: u64) -> bool {
-    at.raw() & (SLOT_SIZE - 1) == kept(Phys::new(phys), keep_of(word))
 }
 
 /// How many low bits of the address are its offset in the run.
@@ -117,9 +121,7 @@ impl Record {
     /// As [`Record::decode`], for words that were live.
     #[inline]
     pub(crate) const fn of(base: Machine, first: usize, phys: u64, word: u64) -> Self {
-        // CAST: The value is masked to fewer than 32 bits.
-        let owner = Owner((word >> OWNER_SHIFT) as u32 & ((1 << Owner::BITS) - 1));
-        let keep = keep_of(word);
+        let (owner, keep) = (Owner::of(word), keep_of(word));
         Self::new(base, first, Phys::new(phys), word & SIZE_MASK, owner, keep)
     }
 
@@ -282,6 +284,19 @@ impl Held {
             phys,
             size,
             slots: slots_for(kept(phys, keep_of(word)), size),
+        }
+    }
+
+    /// As [`Held::new`], for a mapping that began with its run.
+    #[inline]
+    pub(crate) const fn plain(base: Machine, first: usize, phys: u64, word: u64) -> Self {
+        let (phys, size) = (Phys::new(phys), word & SIZE_MASK);
+        Self {
+            base,
+            first,
+            phys,
+            size,
+            slots: slots_for(0, size),
         }
     }
 

@@ -13,7 +13,10 @@
 //! chunk's word after that. Both changes are full barriers, so the later of the two sees the other.
 
 use crate::{
-    atomic::AtomicWord,
+    atomic::{
+        AtomicWord,
+        Backing, //
+    },
     bits::{
         count,
         half_free,
@@ -76,7 +79,7 @@ pub(crate) const fn next(found: u64) -> Option<(usize, u64)> {
     Some((place_of(lane), found & found.wrapping_sub(1)))
 }
 
-impl<W: AtomicWord, B: AsRef<[W]>> Words<W, B> {
+impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
     /// Reports that a chunk's word went from `old` to `new`.
     #[inline]
     pub(crate) fn room_changed(&self, chunk: usize, old: u64, new: u64) {

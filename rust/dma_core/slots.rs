@@ -26,7 +26,7 @@
 //! ```
 //! use dma_core::{
 //!     addr::{Machine, Phys},
-//!     atomic::AtomicWord,
+//!     atomic::{AtomicWord, Backing},
 //!     limits::Limits,
 //!     record::{Misuse, Owner},
 //!     slots::Slots,
@@ -43,9 +43,19 @@
 //!     }
 //! }
 //!
+//! struct Memory(Vec<Word>, Vec<[Word; 2]>);
+//! impl Backing<Word> for Memory {
+//!     fn words(&self) -> &[Word] { &self.0 }
+//!     fn records(&self) -> &[[Word; 2]] { &self.1 }
+//! }
+//!
 //! // An extent of 1 MiB, and one processor.
-//! let words: Vec<Word> = (0..Slots::<Word, Vec<Word>>::words(512)).map(|_| Word::new(0)).collect();
-//! let slots = Slots::new(words, Machine::new(0x1000_0000), 512, 1).unwrap();
+//! let word = || Word::new(0);
+//! let memory = Memory(
+//!     (0..Slots::<Word, Memory>::words(512)).map(|_| word()).collect(),
+//!     (0..512).map(|_| [word(), word()]).collect(),
+//! );
+//! let slots = Slots::new(memory, Machine::new(0x1000_0000), 512, 1).unwrap();
 //!
 //! // Map 3000 bytes for a device.
 //! let device = Owner::new(7).unwrap();
@@ -73,7 +83,10 @@ use crate::{
         Machine,
         Phys, //
     },
-    atomic::AtomicWord,
+    atomic::{
+        AtomicWord,
+        Backing, //
+    },
     bits::{
         index,
         wide, //
@@ -82,7 +95,6 @@ use crate::{
     limits::Limits,
     record::{
         slots_for,
-        starts_here,
         Held,
         Misuse,
         Owner,
@@ -115,8 +127,8 @@ pub struct Slots<W, B> {
     pub(crate) homes: usize,
 }
 
-impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
-    /// How many words [`Slots::new`] needs for an extent of `slots`.
+impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
+    /// How many words [`Slots::new`] needs for an extent of `slots`, besides a record for each slot.
     #[inline]
     pub const fn words(slots: usize) -> usize {
         needed(slots)
@@ -124,8 +136,8 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
 
     /// Describes an extent of `slots` at `base`, all of them free, for about `processors`.
     ///
-    /// `words` holds [`Slots::words`] words, whatever is in them; it must go on returning the same
-    /// ones. It is best aligned to a cache line. [`None`] if there are too few words, if `slots` is
+    /// `words` holds [`Slots::words`] words and `slots` records, whatever is in them. [`None`] if it
+    /// has fewer, if `slots` is
     /// not a power of two from [`MIN_SLOTS`] to [`MAX_SLOTS`], or if `base` is not aligned to the
     /// extent's size.
     pub fn new(words: B, base: Machine, slots: usize, processors: usize) -> Option<Self> {
@@ -219,10 +231,8 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
             return Err(run);
         }
 
-        let at = self.words.record(run.first);
         let record = Record::new(self.base, run.first, phys, size, owner, run.keep);
-        self.words.store(at, phys.raw());
-        self.words.store(at.wrapping_add(1), record.encode());
+        self.write(run.first, phys, record.encode());
         Ok(record)
     }
 
@@ -233,12 +243,17 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
     #[inline(always)]
     pub fn carry(&self, phys: Phys, size: usize, owner: Owner, near: usize) -> Option<Machine> {
         let first = self.claim_here(wide(size) > SLOT_SIZE, self.words.wrap(near))?;
-        let at = self.words.record(first);
-
-        self.words.store(at, phys.raw());
-        self.words
-            .store(at.wrapping_add(1), owner.live(wide(size), 0));
+        self.write(first, phys, owner.live(wide(size), 0));
         Some(self.address(first))
+    }
+
+    /// Writes the record of a run that is not published, its second word last.
+    #[inline]
+    fn write(&self, first: usize, phys: Phys, live: u64) {
+        if let Some([at, rest]) = self.words.record(first) {
+            at.store(phys.raw());
+            rest.store(live);
+        }
     }
 
     /// Gives back a run that was not published. Returns how many of its slots were not in use: not
@@ -270,45 +285,39 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
     /// # Errors
     ///
     /// As [`Slots::find`], and [`Misuse::NotHead`] for an address inside the mapping.
-    #[inline(always)]
     pub fn retire(&self, at: Machine, owner: Owner) -> Result<Held, Misuse> {
-        let slot = self.slot(at)?;
-        let words = self.words.record(slot);
-        let live = self.words.load(words.wrapping_add(1));
-        let phys = self.words.load(words);
-
-        if owner.has(live) && starts_here(at, phys, live) {
-            self.end(slot, live)
-        } else {
-            self.retire_far(at, owner)
+        let found = self.find(at, owner)?;
+        if found.start() != at {
+            return Err(Misuse::NotHead {
+                head: found.start(),
+            });
         }
-    }
-
-    /// Ends a mapping whose first byte is not in its run's first slot, or finds out what is wrong.
-    #[cold]
-    #[inline(never)]
-    fn retire_far(&self, at: Machine, owner: Owner) -> Result<Held, Misuse> {
-        let record = self.find(at, owner)?;
-        if record.start() == at {
-            self.end(record.first(), record.encode())
-        } else {
-            Err(Misuse::NotHead {
-                head: record.start(),
-            })
-        }
-    }
-
-    /// Ends the mapping with this second word, if nobody else was faster.
-    #[inline(always)]
-    fn end(&self, slot: usize, live: u64) -> Result<Held, Misuse> {
-        let words = self.words.record(slot);
-        if self.words.replace(words.wrapping_add(1), live, 0).is_err() {
+        let Some([phys, rest]) = self.words.record(found.first()) else {
+            return Err(Misuse::OutOfRange);
+        };
+        let live = found.encode();
+        if rest.compare_exchange(live, 0).is_err() {
             return Err(Misuse::NotMapped);
         }
         // From here on nobody else writes the record. If a mapping just like this one took its place
         // in between, then that is the one that ends, so take its address.
-        let phys = self.words.load(words);
-        Ok(Held::new(self.base, slot, phys, live))
+        Ok(Held::new(self.base, found.first(), phys.load(), live))
+    }
+
+    /// The common case of [`Slots::retire`]: a mapping that begins where its run does, because its
+    /// buffer's address bits were not to be kept. [`None`] if it is not known for one.
+    #[inline(always)]
+    pub fn retire_plain(&self, at: Machine, owner: Owner) -> Option<Held> {
+        let inside = at.raw().wrapping_sub(self.base.raw());
+        let slot = index(inside >> SLOT_SHIFT);
+        let [phys, rest] = self.words.record(slot)?;
+        let live = rest.load();
+
+        if !owner.has_plain(live) || inside & (SLOT_SIZE - 1) != 0 {
+            return None;
+        }
+        rest.compare_exchange(live, 0).ok()?;
+        Some(Held::plain(self.base, slot, phys.load(), live))
     }
 
     /// Frees the slots of a mapping that was retired. Returns how many of them were not in use: not
@@ -367,13 +376,13 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
     /// The record of the run that begins at `slot`.
     #[inline]
     fn record(&self, slot: usize) -> Option<Record> {
-        let at = self.words.record(slot);
-        let word = self.words.load(at.wrapping_add(1));
-        let phys = self.words.load(at);
+        let [at, rest] = self.words.record(slot)?;
+        let word = rest.load();
+        let phys = at.load();
         let record = Record::decode(self.base, slot, phys, word)?;
 
         // The address belongs to the rest if that is still there: it is written in between.
-        if self.words.load(at.wrapping_add(1)) == word {
+        if rest.load() == word {
             Some(record)
         } else {
             None

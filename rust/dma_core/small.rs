@@ -12,7 +12,10 @@
 //! a large run lacks chunks; only a run that had most of a chunk to itself closes it.
 
 use crate::{
-    atomic::AtomicWord,
+    atomic::{
+        AtomicWord,
+        Backing, //
+    },
     bits::{
         bit,
         count,
@@ -47,7 +50,7 @@ enum Outcome {
     Lost,
 }
 
-impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
+impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     /// Claims one slot, or the two of a page, in this chunk, and returns the first.
     #[inline(always)]
     pub(crate) fn claim_here(&self, two: bool, chunk: usize) -> Option<usize> {
@@ -259,19 +262,19 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
     #[inline(always)]
     pub(crate) fn free_small(&self, first: usize, slots: usize) -> usize {
         let (chunk, start) = (first / CHUNK_SLOTS, first & (CHUNK_SLOTS - 1));
-        let run = low(slots).wrapping_shl(count(start));
-        let at = self.words.chunk(chunk);
-        let old = self.words.load(at);
 
-        // More than half a chunk had it to itself as a rule, and closes it.
-        if slots <= CHUNK_SLOTS / 2 && old & run == run {
+        // What had more than half a chunk had it to itself as a rule, and closes it.
+        if slots <= CHUNK_SLOTS / 2 {
+            let run = bit(slots).wrapping_sub(1).wrapping_shl(count(start));
+            let at = self.words.chunk(chunk);
+            let old = self.words.load(at);
             let new = old & !run;
-            if self.words.replace(at, old, new).is_ok() {
+            if old & run == run && self.words.replace(at, old, new).is_ok() {
                 self.words.room_changed(chunk, old, new);
                 return 0;
             }
         }
-        self.free_slowly(chunk, run)
+        self.free_slowly(chunk, low(slots).wrapping_shl(count(start)))
     }
 
     /// As [`Slots::free_small`], if the chunk may be closed, if others are at it, or if something is

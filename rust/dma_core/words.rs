@@ -2,8 +2,9 @@
 
 //! The words of an extent, and what each of them means.
 //!
-//! All state of an extent lies in one slice, so that the caller allocates once and outside of any
-//! lock. Its sections, in this order:
+//! All state of an extent lies in memory that the caller brings. There are the records, a pair of
+//! words for each slot that says what the run that begins there carries, and there are maps, in one
+//! slice. Its sections, in this order:
 //!
 //! | section | words | a bit or a word says |
 //! |---|---|---|
@@ -11,7 +12,6 @@
 //! | taken | 1 for 64 chunks | one bit a chunk: open for small runs, or part of a large one |
 //! | room | 1 for 8 chunks | one byte a chunk: the longest free run |
 //! | counts | 2 | how many chunks are taken, and how many were at most |
-//! | records | 2 a slot | what the run that begins here carries |
 //!
 //! Chunks that follow each other have their words in different cache lines: they are the homes of
 //! different processors.
@@ -19,7 +19,10 @@
 use core::marker::PhantomData;
 
 use crate::{
-    atomic::AtomicWord,
+    atomic::{
+        AtomicWord,
+        Backing, //
+    },
     bits::{
         index,
         low,
@@ -36,17 +39,14 @@ const LINE: usize = 8;
 /// Words of counts: chunks taken now, and at most.
 const COUNTS: usize = 2;
 
-/// Words in a record.
-const RECORD: usize = 2;
-
 /// The sections of an extent's slice.
 pub(crate) struct Words<W, B> {
     words: B,
     chunks: usize,
     /// Words of a bitmap with one bit a chunk: a power of two.
     map: usize,
-    /// Where the records begin.
-    records: usize,
+    /// Where the counts are.
+    counts: usize,
     /// Cache lines of the chunk section, less one.
     line_mask: usize,
     /// Logarithm of their number.
@@ -64,20 +64,19 @@ const fn room_words(chunks: usize) -> usize {
     chunks.div_ceil(LANES)
 }
 
-/// Words before the records.
-const fn before_records(chunks: usize) -> usize {
+/// Words before the counts.
+const fn before_counts(chunks: usize) -> usize {
     chunks
         .saturating_add(map_words(chunks))
         .saturating_add(room_words(chunks))
-        .saturating_add(COUNTS)
 }
 
-/// Words for an extent of `slots`.
+/// Words of the maps of an extent of `slots`.
 pub(crate) const fn needed(slots: usize) -> usize {
-    before_records(slots / CHUNK_SLOTS).saturating_add(slots.saturating_mul(RECORD))
+    before_counts(slots / CHUNK_SLOTS).saturating_add(COUNTS)
 }
 
-impl<W: AtomicWord, B: AsRef<[W]>> Words<W, B> {
+impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
     /// Makes every chunk free and every record dead; `slots` is a power of two.
     pub(crate) fn new(words: B, slots: usize) -> Option<Self> {
         let chunks = slots / CHUNK_SLOTS;
@@ -86,14 +85,15 @@ impl<W: AtomicWord, B: AsRef<[W]>> Words<W, B> {
             words,
             chunks,
             map: map_words(chunks),
-            records: before_records(chunks),
+            counts: before_counts(chunks),
             line_mask: lines.wrapping_sub(1),
             line_shift: lines.trailing_zeros(),
             _words: PhantomData,
         };
 
-        let section = new.words.as_ref().get(..needed(slots))?;
-        for (at, word) in section.iter().enumerate() {
+        let maps = new.words.words().get(..needed(slots))?;
+        let records = new.words.records().get(..slots)?;
+        for (at, word) in maps.iter().chain(records.as_flattened()).enumerate() {
             let empty = if at < chunks { u64::MAX } else { 0 };
             if word.load() != empty {
                 word.store(empty);
@@ -134,9 +134,6 @@ impl<W: AtomicWord, B: AsRef<[W]>> Words<W, B> {
     /// Where the word of a chunk is.
     #[inline]
     pub(crate) const fn chunk(&self, chunk: usize) -> usize {
-        if self.line_shift == 0 {
-            return chunk;
-        }
         let line = chunk & self.line_mask;
         line.wrapping_mul(LINE)
             .wrapping_add(chunk.wrapping_shr(self.line_shift))
@@ -154,10 +151,10 @@ impl<W: AtomicWord, B: AsRef<[W]>> Words<W, B> {
         self.chunks.wrapping_add(self.map).wrapping_add(word)
     }
 
-    /// Where the record of a slot is: the address; the rest follows it.
+    /// The record of a slot: the buffer's address, and the rest.
     #[inline]
-    pub(crate) const fn record(&self, slot: usize) -> usize {
-        self.records.wrapping_add(slot.wrapping_mul(RECORD))
+    pub(crate) fn record(&self, slot: usize) -> Option<&[W; 2]> {
+        self.words.records().get(slot)
     }
 
     /// The chunks of a word of the taken bits that are free.
@@ -169,23 +166,16 @@ impl<W: AtomicWord, B: AsRef<[W]>> Words<W, B> {
     /// Reads a word. One that is not there is full.
     #[inline]
     pub(crate) fn load(&self, at: usize) -> u64 {
-        match self.words.as_ref().get(at) {
+        match self.words.words().get(at) {
             Some(word) => word.load(),
             None => u64::MAX,
-        }
-    }
-
-    #[inline]
-    pub(crate) fn store(&self, at: usize, value: u64) {
-        if let Some(word) = self.words.as_ref().get(at) {
-            word.store(value);
         }
     }
 
     /// Replaces `old` by `new`, or says what was there.
     #[inline]
     pub(crate) fn replace(&self, at: usize, old: u64, new: u64) -> Result<(), u64> {
-        match self.words.as_ref().get(at) {
+        match self.words.words().get(at) {
             Some(word) => word.compare_exchange(old, new),
             None => Err(u64::MAX),
         }
@@ -210,7 +200,7 @@ impl<W: AtomicWord, B: AsRef<[W]>> Words<W, B> {
     /// Clears `bits`, without writing if they are clear. Returns those that were set.
     #[inline]
     pub(crate) fn clear(&self, at: usize, bits: u64) -> u64 {
-        let Some(word) = self.words.as_ref().get(at) else {
+        let Some(word) = self.words.words().get(at) else {
             return 0;
         };
         let mut old = word.load();
@@ -226,20 +216,20 @@ impl<W: AtomicWord, B: AsRef<[W]>> Words<W, B> {
 
     /// Counts chunks that were taken.
     pub(crate) fn took(&self, chunks: usize) {
-        let at = self.records.wrapping_sub(COUNTS);
+        let at = self.counts;
         let taken = self.update(at, |taken| taken.wrapping_add(wide(chunks)));
         self.update(at.wrapping_add(1), |most| most.max(taken));
     }
 
     /// Counts chunks that are taken no longer.
     pub(crate) fn gave(&self, chunks: usize) {
-        let at = self.records.wrapping_sub(COUNTS);
+        let at = self.counts;
         self.update(at, |taken| taken.wrapping_sub(wide(chunks)));
     }
 
     /// The most chunks that were taken at a time.
     pub(crate) fn most_taken(&self) -> usize {
-        index(self.load(self.records.wrapping_sub(1)))
+        index(self.load(self.counts.wrapping_add(1)))
     }
 
     /// Replaces a word by what `change` makes of it, and returns that.

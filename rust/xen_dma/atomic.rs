@@ -10,8 +10,15 @@
 //! C: [`arch/x86/include/asm/cmpxchg.h`](srctree/arch/x86/include/asm/cmpxchg.h),
 //! [`arch/x86/include/asm/barrier.h`](srctree/arch/x86/include/asm/barrier.h).
 
-use core::arch::asm;
-use dma_core::AtomicWord;
+use core::{
+    arch::asm,
+    mem::size_of_val, //
+};
+use dma_core::{
+    AtomicWord,
+    Backing,
+    Slots, //
+};
 use kernel::{
     prelude::*,
     sync::atomic::Atomic, //
@@ -79,22 +86,43 @@ impl AtomicWord for Word {
 }
 
 /// The backing of a slot allocator.
-pub struct Words(KVVec<Word>);
+pub struct Words {
+    words: KVVec<Word>,
+    records: KVVec<[Word; 2]>,
+}
 
 impl Words {
-    /// Obtains `count` words of zero.  May sleep.
-    pub fn zeroed(count: usize) -> Result<Self> {
-        let mut words = KVVec::with_capacity(count, GFP_KERNEL)?;
-        for _ in 0..count {
-            words.push(Word::new(0), GFP_KERNEL)?;
-        }
-        Ok(Self(words))
+    /// Obtains zeroed memory for an extent of `slots`.  May sleep.
+    pub fn for_slots(slots: usize) -> Result<Self> {
+        let word = || Word::new(0);
+        Ok(Self {
+            words: filled(Slots::<Word, Self>::words(slots), word)?,
+            records: filled(slots, || [word(), word()])?,
+        })
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> usize {
+        size_of_val(&*self.words) + size_of_val(&*self.records)
     }
 }
 
-impl AsRef<[Word]> for Words {
+fn filled<T>(count: usize, value: impl Fn() -> T) -> Result<KVVec<T>> {
+    let mut values = KVVec::with_capacity(count, GFP_KERNEL)?;
+    for _ in 0..count {
+        values.push(value(), GFP_KERNEL)?;
+    }
+    Ok(values)
+}
+
+impl Backing<Word> for Words {
     #[inline]
-    fn as_ref(&self) -> &[Word] {
-        &self.0
+    fn words(&self) -> &[Word] {
+        &self.words
+    }
+
+    #[inline]
+    fn records(&self) -> &[[Word; 2]] {
+        &self.records
     }
 }

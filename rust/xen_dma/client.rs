@@ -44,16 +44,6 @@ use kernel::{
     types::Opaque, //
 };
 
-impl Direction {
-    const fn to_raw(self) -> bindings::dma_data_direction {
-        match self {
-            Self::Bidirectional => bindings::dma_data_direction_DMA_BIDIRECTIONAL,
-            Self::ToDevice => bindings::dma_data_direction_DMA_TO_DEVICE,
-            Self::FromDevice => bindings::dma_data_direction_DMA_FROM_DEVICE,
-        }
-    }
-}
-
 /// Bytes that the CPU and, while mapped, a device touch: neighbouring pages.
 pub struct Buffer(Pages);
 

@@ -49,12 +49,6 @@ pub fn page_reach(dev: &Device) -> Option<u64> {
     Some(unsafe { mask.read() })
 }
 
-/// The highest machine address that the device uses, if [`page_reach`] knew one.  Any context.
-#[inline]
-pub fn reach(dev: &Device) -> u64 {
-    streaming_mask(raw(dev))
-}
-
 /// The low address bits that a bounce must keep.  Any context.  C: `dma_get_min_align_mask()`.
 #[inline]
 pub fn min_align(dev: &Device) -> u64 {

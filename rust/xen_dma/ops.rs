@@ -36,38 +36,41 @@ pub fn peer_memory() -> Error {
 }
 
 /// Which way the bytes go.  C: `enum dma_data_direction`.
+///
+/// Kept as C's number, so that who does not look at it does not pay for it.  The DMA API lets no
+/// number through but those of the constants; another one would stand for both ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Both ways.
-    Bidirectional,
-    /// The device reads.
-    ToDevice,
-    /// The device writes.
-    FromDevice,
-}
+pub struct Direction(bindings::dma_data_direction);
 
 impl Direction {
-    /// The DMA API lets no other number through; one would stand for both ways, which loses nothing.
+    /// Both ways.
+    pub const BIDIRECTIONAL: Self = Self(bindings::dma_data_direction_DMA_BIDIRECTIONAL);
+    /// The device reads.
+    pub const TO_DEVICE: Self = Self(bindings::dma_data_direction_DMA_TO_DEVICE);
+    /// The device writes.
+    pub const FROM_DEVICE: Self = Self(bindings::dma_data_direction_DMA_FROM_DEVICE);
+
     #[inline]
-    pub(crate) fn from_raw(raw: bindings::dma_data_direction) -> Self {
-        match raw {
-            bindings::dma_data_direction_DMA_BIDIRECTIONAL => Self::Bidirectional,
-            bindings::dma_data_direction_DMA_TO_DEVICE => Self::ToDevice,
-            bindings::dma_data_direction_DMA_FROM_DEVICE => Self::FromDevice,
-            _ => Self::Bidirectional,
-        }
+    pub(crate) const fn from_raw(raw: bindings::dma_data_direction) -> Self {
+        Self(raw)
+    }
+
+    /// As C has it.
+    #[cfg(any(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST, xen_dma_client))]
+    pub(crate) const fn to_raw(self) -> bindings::dma_data_direction {
+        self.0
     }
 
     /// Whether the device may have written, so that the CPU's copy must be refreshed.
     #[inline]
     pub fn device_writes(self) -> bool {
-        self != Self::ToDevice
+        self != Self::TO_DEVICE
     }
 
     /// Whether the device may read, so that its copy must be refreshed.
     #[inline]
     pub fn device_reads(self) -> bool {
-        self != Self::FromDevice
+        self != Self::FROM_DEVICE
     }
 }
 

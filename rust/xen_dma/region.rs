@@ -288,7 +288,10 @@ impl Region {
     /// Copies `size` bytes out of the region into physical memory; as [`Region::copy_in`].
     #[inline]
     pub fn copy_out(&self, offset: usize, to: Phys, size: usize) -> bool {
-        let (Some(at), Some(to)) = (self.within(offset, size), self.linear.range(to, size)) else {
+        let Some(at) = self.within(offset, size) else {
+            return false;
+        };
+        let Some(to) = self.linear.range(to, size) else {
             return false;
         };
         // SAFETY: As in `copy_in`.

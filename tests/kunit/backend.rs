@@ -78,9 +78,9 @@ mod streaming;
 const APERTURE: u32 = 8;
 
 const DIRECTIONS: [Direction; 3] = [
-    Direction::Bidirectional,
-    Direction::ToDevice,
-    Direction::FromDevice,
+    Direction::BIDIRECTIONAL,
+    Direction::TO_DEVICE,
+    Direction::FROM_DEVICE,
 ];
 
 const MASK_64: u64 = u64::MAX;

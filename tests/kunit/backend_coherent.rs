@@ -18,7 +18,7 @@ mod tests {
             dirt.fill(0, dirt.size(), |_| 0xee);
             for size in [1, 4096, 4097, 0x1_0000, 0x1_0001, 0x10_0000, 0x40_0000] {
                 // Something was here before.
-                let dir = Direction::ToDevice;
+                let dir = Direction::TO_DEVICE;
                 if let Ok(at) =
                     client::map(bench.dev(), dirt.phys(), dirt.size() / 2, dir, Attrs::NONE)
                 {
@@ -131,7 +131,7 @@ mod tests {
         let other = Bench::beside(c"xen-dma-other", MASK_32, true, bench.shared.clone())?;
         let (mut buffer, mut scratch) = (Buffer::new(3)?, Buffer::new(3)?);
         let (dev, backend) = (bench.dev(), bench.backend());
-        let (dir, none, size) = (Direction::Bidirectional, Attrs::NONE, 0x6000);
+        let (dir, none, size) = (Direction::BIDIRECTIONAL, Attrs::NONE, 0x6000);
         cover(&mut buffer, 1);
 
         // By another device, and inside.
@@ -190,7 +190,7 @@ mod tests {
         )?;
         let (mut buffer, mut scratch) = (Buffer::new(2)?, Buffer::new(2)?);
         let (dev, backend) = (bench.dev(), bench.backend());
-        let (dir, none, from, size) = (Direction::Bidirectional, Attrs::NONE, 2000, 5000);
+        let (dir, none, from, size) = (Direction::BIDIRECTIONAL, Attrs::NONE, 2000, 5000);
         cover(&mut buffer, 1);
         let at = backend.map(dev, phys(&buffer, from), size, dir, none)?;
         cover(&mut scratch, 2);
@@ -236,7 +236,7 @@ mod tests {
             bench.shared.clone(),
         )?;
         let (dev, backend) = (bench.dev(), bench.backend());
-        let (dir, none) = (Direction::Bidirectional, Attrs::NONE);
+        let (dir, none) = (Direction::BIDIRECTIONAL, Attrs::NONE);
         // One from the aperture, one of its own.
         for (round, size) in [(1, 4096), (2, 0x10_0000)] {
             let memory = backend.alloc(dev, size, Context::Sleepable, none)?;

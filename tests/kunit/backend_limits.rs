@@ -28,7 +28,7 @@ mod tests {
                         &bench,
                         [&mut buffer, &mut scratch],
                         (offset, size),
-                        Direction::FromDevice,
+                        Direction::FROM_DEVICE,
                     )
                     .inspect_err(|_| pr_err!("mask {mask:#x}, kept {keep:#x}\n"))?;
                 }
@@ -51,7 +51,7 @@ mod tests {
             };
             bench.device.set_boundary(boundary);
             let buffer = Buffer::new(6)?;
-            let dir = Direction::ToDevice;
+            let dir = Direction::TO_DEVICE;
             let mut live = KVec::new();
             for round in 0..6 {
                 for size in [1, 2048, 3000, 4096, 0x5000, 0xc001, 0x1_0000] {
@@ -112,7 +112,7 @@ mod tests {
                 &bench,
                 [&mut buffer, &mut scratch],
                 (100, 9000),
-                Direction::Bidirectional,
+                Direction::BIDIRECTIONAL,
             )
             .inspect_err(|_| pr_err!("a mask of {bits} bits\n"))?;
         }
@@ -133,7 +133,7 @@ mod tests {
             let most = client::max_mapping_size(bench.dev());
             check!(most > 0x4_0000, "{most}");
             check!(client::opt_mapping_size(bench.dev()) == most);
-            let dir = Direction::ToDevice;
+            let dir = Direction::TO_DEVICE;
             for offset in [0, 1, 4095] {
                 let size = most.min(buffer.size() - offset);
                 let at = client::map(bench.dev(), phys(&buffer, offset), size, dir, Attrs::NONE)?;
@@ -153,7 +153,7 @@ mod tests {
         let Some(bench) = Bench::with(c"xen-dma-full", MASK_32, true, 4)? else {
             return Ok(());
         };
-        let (dir, buffer) = (Direction::ToDevice, Buffer::new(6)?);
+        let (dir, buffer) = (Direction::TO_DEVICE, Buffer::new(6)?);
         let most = bench.shared.aperture.size();
         for size in [0x4_0000, 4096, 3 * SLOT_SIZE as usize] {
             let mut live = KVVec::new();
@@ -209,7 +209,7 @@ mod tests {
                     "{size}"
                 );
             }
-            let pages = backend.alloc_pages(dev, size, Direction::ToDevice, Context::Sleepable);
+            let pages = backend.alloc_pages(dev, size, Direction::TO_DEVICE, Context::Sleepable);
             check!(pages.is_err(), "{size}");
         }
         bench.done()
@@ -224,7 +224,7 @@ mod tests {
                 return Ok(());
             };
             let (dev, backend) = (bench.dev(), bench.backend());
-            let dir = Direction::Bidirectional;
+            let dir = Direction::BIDIRECTIONAL;
             let quiet = Attrs::NO_WARN;
             // It is never copied, even if bounces are forced, and whether its kind is told or not.
             for attrs in [Attrs::MMIO.with(quiet), quiet] {

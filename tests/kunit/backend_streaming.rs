@@ -55,7 +55,7 @@ mod tests {
                     &bench,
                     [&mut buffer, &mut scratch],
                     at,
-                    Direction::Bidirectional,
+                    Direction::BIDIRECTIONAL,
                 )
                 .inspect_err(|_| pr_err!("mask {mask:#x}, force {force}\n"))?;
             }
@@ -77,14 +77,14 @@ mod tests {
         first.fill(0, PAGE_SIZE, |index| pattern(1, index));
         second.fill(0, PAGE_SIZE, |index| pattern(1, PAGE_SIZE + index));
         let at = phys(&first, 2048);
-        let dma = client::map(bench.dev(), at, 4096, Direction::FromDevice, Attrs::NONE)?;
+        let dma = client::map(bench.dev(), at, 4096, Direction::FROM_DEVICE, Attrs::NONE)?;
         check!(bench.judge(at, 4096, dma)?);
         check!(bench.count(Event::Bounce(Reason::Discontiguous)) == 1);
         bench.peek(dma, &scratch, 2048, 4096)?;
         check!(shows(&scratch, 1, 2048, 2048 + 4096));
         paint(&mut scratch, 2, 2048, 2048 + 4096);
         bench.poke(dma, &scratch, 2048, 4096)?;
-        client::unmap(bench.dev(), dma, 4096, Direction::FromDevice, Attrs::NONE);
+        client::unmap(bench.dev(), dma, 4096, Direction::FROM_DEVICE, Attrs::NONE);
         check!(shows(&first, 1, 0, 2048) && shows(&first, 2, 2048, PAGE_SIZE));
         check!((0..2048).all(|i| second.byte(i) == pattern(2, PAGE_SIZE + i)));
         check!((2048..PAGE_SIZE).all(|i| second.byte(i) == pattern(1, PAGE_SIZE + i)));
@@ -97,7 +97,7 @@ mod tests {
             return Ok(());
         };
         let (mut buffer, mut scratch) = (Buffer::new(3)?, Buffer::new(3)?);
-        let dir = Direction::Bidirectional;
+        let dir = Direction::BIDIRECTIONAL;
         let (from, size) = (100, 0x5123);
         let end = from + size;
         cover(&mut buffer, 1);
@@ -157,7 +157,7 @@ mod tests {
         };
         let (mut buffer, mut scratch) = (Buffer::new(0)?, Buffer::new(0)?);
         let (backend, size) = (bench.backend(), 4096);
-        for dir in [Direction::ToDevice, Direction::FromDevice] {
+        for dir in [Direction::TO_DEVICE, Direction::FROM_DEVICE] {
             paint(&mut buffer, 1, 0, size);
             let at = client::map(bench.dev(), buffer.phys(), size, dir, Attrs::NONE)?;
             paint(&mut buffer, 2, 0, size);
@@ -218,7 +218,7 @@ mod tests {
                             bench.poke(at, &scratch, offset, size)?;
                         }
                     }
-                    if dir == Direction::Bidirectional {
+                    if dir == Direction::BIDIRECTIONAL {
                         list.sync_for_cpu(bench.dev(), dir);
                         list.sync_for_device(bench.dev(), dir);
                     }
@@ -261,7 +261,7 @@ mod tests {
         let small = Buffer::new(0)?;
         let size = large.size();
         paint(&mut large, 1, 0, size);
-        let dir = Direction::FromDevice;
+        let dir = Direction::FROM_DEVICE;
         for _ in 0..3 {
             // More than the aperture has.
             let parts = (0..32).map(|_| (&large, 0, size));
@@ -289,7 +289,7 @@ mod tests {
                 return Ok(());
             };
             let buffer = Buffer::new(6)?;
-            let dir = Direction::Bidirectional;
+            let dir = Direction::BIDIRECTIONAL;
             for size in [1, 4096, 0x1_0001, 0x4_0000] {
                 let guard = irq.lock();
                 let at = client::map(bench.dev(), buffer.phys(), size, dir, Attrs::NONE)?;
@@ -317,7 +317,7 @@ mod tests {
             return Ok(());
         };
         let (mut buffer, mut scratch) = (Buffer::new(1)?, Buffer::new(1)?);
-        let (dev, size, dir) = (bench.dev(), 5000, Direction::FromDevice);
+        let (dev, size, dir) = (bench.dev(), 5000, Direction::FROM_DEVICE);
 
         let coherent = Attrs::REQUIRE_COHERENT.with(Attrs::NO_WARN);
         check!(client::map(dev, buffer.phys(), size, dir, coherent) == Err(EIO));
@@ -348,7 +348,7 @@ mod tests {
             return Ok(());
         };
         let narrow = Bench::beside(c"xen-dma-narrow", MASK_28, true, wide.shared.clone())?;
-        let (dir, size) = (Direction::ToDevice, 0x2_0000);
+        let (dir, size) = (Direction::TO_DEVICE, 0x2_0000);
         let (mut first, mut second, mut scratch) =
             (Buffer::new(5)?, Buffer::new(5)?, Buffer::new(5)?);
         paint(&mut first, 1, 0, size);

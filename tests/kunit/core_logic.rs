@@ -140,7 +140,7 @@ const BASE: Machine = Machine::new(0x1000_0000);
 const ANY: Limits = limits(ALL, ALL, 0);
 
 fn slots() -> Result<Slots<Word, Words>> {
-    let words = Words::zeroed(Slots::<Word, Words>::words(COUNT))?;
+    let words = Words::for_slots(COUNT)?;
     Slots::new(words, BASE, COUNT, 2).ok_or(EINVAL)
 }
 

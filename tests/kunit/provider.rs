@@ -286,9 +286,9 @@ mod tests {
         let dev = device.device();
         let buffer = Buffer::new(2)?;
         let directions = [
-            Direction::Bidirectional,
-            Direction::ToDevice,
-            Direction::FromDevice,
+            Direction::BIDIRECTIONAL,
+            Direction::TO_DEVICE,
+            Direction::FROM_DEVICE,
         ];
         for dir in directions {
             for (offset, size) in [(0, 1), (5, 100), (4095, 2), (1, 0x3fff), (0, 0x4000)] {
@@ -322,7 +322,7 @@ mod tests {
                 buffers.push(Buffer::new(0)?, GFP_KERNEL)?;
             }
             let mut list = List::new(&buffers)?;
-            let dir = Direction::Bidirectional;
+            let dir = Direction::BIDIRECTIONAL;
             list.map(dev, dir, Attrs::NONE)?;
             check!(list.mapped().count() == count, "{count}");
             for ((at, size), buffer) in list.mapped().zip(buffers.iter()) {
@@ -358,9 +358,9 @@ mod tests {
             check!(client::sgtable_bytes(dev, memory, 4096) == Err(ENXIO));
             client::free(dev, 4096, memory, Attrs::NONE);
         }
-        let pages = client::alloc_pages(dev, 4096, Direction::ToDevice)?;
+        let pages = client::alloc_pages(dev, 4096, Direction::TO_DEVICE)?;
         check!(pages.dma == Machine::new(0x2345_6000));
-        client::free_pages(dev, 4096, pages, Direction::ToDevice);
+        client::free_pages(dev, 4096, pages, Direction::TO_DEVICE);
 
         let expected = calls([
             (Call::Alloc, 2),
@@ -394,7 +394,7 @@ mod tests {
         let device = TestDevice::new(c"xen-dma-provider-fail")?;
         let attachment = attached(&device)?;
         let dev = device.device();
-        let dir = Direction::ToDevice;
+        let dir = Direction::TO_DEVICE;
         let buffers = [Buffer::new(0)?, Buffer::new(0)?];
         for (size, of_list) in [(LACKS_MEMORY, ENOMEM), (BUSY, EIO)] {
             let one = client::map(dev, buffers[0].phys(), size, dir, Attrs::NO_WARN);
@@ -497,7 +497,7 @@ mod tests {
         );
         let (first, second) = (attached(&one)?, attached(&two)?);
         let buffer = Buffer::new(0)?;
-        let dir = Direction::ToDevice;
+        let dir = Direction::TO_DEVICE;
         for (device, rounds) in [(&one, 3), (&two, 5)] {
             for _ in 0..rounds {
                 let at = client::map(device.device(), buffer.phys(), 64, dir, Attrs::NONE)?;

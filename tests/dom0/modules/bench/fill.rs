@@ -80,7 +80,7 @@ impl<'a> Fill<'a> {
 
     /// Adds one, if the backend has room.
     pub(crate) fn add(&mut self, size: usize) -> Result<bool> {
-        let (dir, attrs) = (Direction::ToDevice, Attrs::NO_WARN);
+        let (dir, attrs) = (Direction::TO_DEVICE, Attrs::NO_WARN);
         let Some(addr) = client::map_alone(self.dev, self.buffer, size, dir, attrs) else {
             return Ok(false);
         };
@@ -114,7 +114,7 @@ impl<'a> Fill<'a> {
         self.held.retain(|&mut (addr, size)| {
             let kept = keep(addr.raw() / SLOT as u64);
             if !kept {
-                client::unmap(dev, addr, size, Direction::ToDevice, Attrs::NONE);
+                client::unmap(dev, addr, size, Direction::TO_DEVICE, Attrs::NONE);
             }
             kept
         });
@@ -129,7 +129,7 @@ impl<'a> Fill<'a> {
     }
 
     fn end(&self, addr: Machine, size: usize) {
-        client::unmap(self.dev, addr, size, Direction::ToDevice, Attrs::NONE);
+        client::unmap(self.dev, addr, size, Direction::TO_DEVICE, Attrs::NONE);
     }
 }
 

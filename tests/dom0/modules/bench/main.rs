@@ -14,7 +14,6 @@ use crate::{
     rows::Rows,
     session::Session, //
 };
-use dma_core::Slots;
 use kernel::{
     debugfs::{
         Dir,
@@ -26,10 +25,7 @@ use kernel::{
     str::CString, //
 };
 
-use xen_dma::atomic::{
-    Word,
-    Words, //
-};
+use xen_dma::atomic::Words;
 
 mod fill;
 mod patterns;
@@ -80,10 +76,9 @@ fn is_edu(pdev: &pci::Device) -> bool {
 }
 
 /// Bytes for each MiB of an aperture of 64 MiB.
-fn bookkeeping() -> usize {
+fn bookkeeping() -> Result<usize> {
     const MEGABYTES: usize = 64;
-    let words = Slots::<Word, Words>::words((MEGABYTES << 20) / fill::SLOT);
-    words * size_of::<Word>() / MEGABYTES
+    Ok(Words::for_slots((MEGABYTES << 20) / fill::SLOT)?.size() / MEGABYTES)
 }
 
 impl pci::Driver for Bench {
@@ -113,7 +108,7 @@ impl pci::Driver for Bench {
             let folder = Dir::new(&name);
             Ok(try_pin_init!(Self {
                 _rows <- folder.read_only_file(c"rows", rows),
-                _bookkeeping <- folder.read_only_file(c"bookkeeping", bookkeeping()),
+                _bookkeeping <- folder.read_only_file(c"bookkeeping", bookkeeping()?),
                 _folder: folder,
             }))
         })

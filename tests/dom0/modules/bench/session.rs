@@ -35,7 +35,7 @@ use xen_dma::{
 };
 
 /// Copied in at a map, and out at an unmap.
-pub(crate) const BOTH: Direction = Direction::Bidirectional;
+pub(crate) const BOTH: Direction = Direction::BIDIRECTIONAL;
 
 /// Requests that fail are part of the measurement; a line in the log would be, too.
 pub(crate) const QUIET: Attrs = Attrs::NO_WARN;

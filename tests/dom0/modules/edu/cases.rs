@@ -139,9 +139,9 @@ impl<'a> Session<'a> {
         let pattern = self.send(size, from, inside)?;
 
         self.target.fill(0, self.target.size(), |_| SENTINEL);
-        let addr = map(&self.edu, &self.target, to, size, Direction::FromDevice)?;
+        let addr = map(&self.edu, &self.target, to, size, Direction::FROM_DEVICE)?;
         self.write_memory(addr, inside, size)?;
-        unmap(&self.edu, addr, size, Direction::FromDevice);
+        unmap(&self.edu, addr, size, Direction::FROM_DEVICE);
         self.check("round trip", 0..self.target.size(), to..to + size, pattern);
         Ok(())
     }
@@ -155,9 +155,15 @@ impl<'a> Session<'a> {
         for written in [0, 300_001, size - INTERNAL_SIZE] {
             let pattern = self.send(INTERNAL_SIZE, 1, 0)?;
             self.target.fill(0, self.target.size(), |_| SENTINEL);
-            let addr = map(&self.edu, &self.target, OFFSET, size, Direction::FromDevice)?;
+            let addr = map(
+                &self.edu,
+                &self.target,
+                OFFSET,
+                size,
+                Direction::FROM_DEVICE,
+            )?;
             self.write_memory(advance(addr, written)?, 0, INTERNAL_SIZE)?;
-            unmap(&self.edu, addr, size, Direction::FromDevice);
+            unmap(&self.edu, addr, size, Direction::FROM_DEVICE);
             let start = OFFSET + written;
             let filled = start..start + INTERNAL_SIZE;
             self.check("large mapping", 0..self.target.size(), filled, pattern);
@@ -175,9 +181,15 @@ impl<'a> Session<'a> {
         let pattern = self.send(WRITTEN, 1, 0)?;
 
         self.target.fill(0, self.target.size(), |_| SENTINEL);
-        let addr = map(&self.edu, &self.target, OFFSET, SIZE, Direction::FromDevice)?;
+        let addr = map(
+            &self.edu,
+            &self.target,
+            OFFSET,
+            SIZE,
+            Direction::FROM_DEVICE,
+        )?;
         self.write_memory(advance(addr, WRITTEN_FROM)?, 0, WRITTEN)?;
-        unmap(&self.edu, addr, SIZE, Direction::FromDevice);
+        unmap(&self.edu, addr, SIZE, Direction::FROM_DEVICE);
         let start = OFFSET + WRITTEN_FROM;
         self.check(
             "partial write",
@@ -195,7 +207,7 @@ impl<'a> Session<'a> {
         const PART_FROM: usize = 1001;
         const PART: usize = 2050;
         const TURNS: usize = 2;
-        const DIR: Direction = Direction::Bidirectional;
+        const DIR: Direction = Direction::BIDIRECTIONAL;
 
         let dev = self.edu.device();
         let whole = OFFSET..OFFSET + SIZE;
@@ -234,9 +246,9 @@ impl<'a> Session<'a> {
         let pattern = self.next_pattern();
         self.source.fill(0, self.source.size(), |_| SENTINEL);
         self.source.fill(offset, size, |index| pattern.byte(index));
-        let addr = map(&self.edu, &self.source, offset, size, Direction::ToDevice)?;
+        let addr = map(&self.edu, &self.source, offset, size, Direction::TO_DEVICE)?;
         self.read_memory(addr, inside, size)?;
-        unmap(&self.edu, addr, size, Direction::ToDevice);
+        unmap(&self.edu, addr, size, Direction::TO_DEVICE);
         Ok(pattern)
     }
 

@@ -4,7 +4,11 @@
 //!
 //! With `--cfg loom` the word is the model checker's.
 
-use dma_core::{addr::Machine, atomic::AtomicWord, slots::Slots};
+use dma_core::{
+    addr::Machine,
+    atomic::{AtomicWord, Backing},
+    slots::Slots,
+};
 
 #[cfg(loom)]
 use loom::sync::atomic::{fence, AtomicU64, Ordering};
@@ -78,15 +82,40 @@ pub fn config(cases: u32) -> proptest::test_runner::Config {
     }
 }
 
+/// The memory of an extent on the host.
+pub struct Memory {
+    words: Vec<Word>,
+    records: Vec<[Word; 2]>,
+}
+
+impl Memory {
+    /// So many words and records, all of this value.
+    pub fn new(words: usize, records: usize, value: u64) -> Self {
+        let word = || Word::new(value);
+        Self {
+            words: (0..words).map(|_| word()).collect(),
+            records: (0..records).map(|_| [word(), word()]).collect(),
+        }
+    }
+}
+
+impl Backing<Word> for Memory {
+    fn words(&self) -> &[Word] {
+        &self.words
+    }
+
+    fn records(&self) -> &[[Word; 2]] {
+        &self.records
+    }
+}
+
 /// An extent on the host.
-pub type Extent = Slots<Word, Vec<Word>>;
+pub type Extent = Slots<Word, Memory>;
 
 /// Makes an extent of `slots` at `base`, with rubbish in its words.
 pub fn extent(base: u64, slots: usize, processors: usize) -> Extent {
     let rubbish = if cfg!(loom) { 0 } else { 0x5a5a };
-    let words = (0..Extent::words(slots))
-        .map(|_| Word::new(rubbish))
-        .collect();
+    let memory = Memory::new(Extent::words(slots), slots, rubbish);
 
-    Slots::new(words, Machine::new(base), slots, processors).expect("a valid extent")
+    Slots::new(memory, Machine::new(base), slots, processors).expect("a valid extent")
 }

@@ -496,18 +496,16 @@ fn tokens_of_another_extent_are_refused() {
 #[test]
 fn extents_are_checked() {
     use dma_core::slots::Slots;
-    use dma_core_tests::Word;
+    use dma_core_tests::Memory;
 
-    let words = |count| {
-        (0..count)
-            .map(|_| <Word as dma_core::atomic::AtomicWord>::new(7))
-            .collect::<Vec<_>>()
+    let make_with = |base, slots, words, records| {
+        Slots::new(Memory::new(words, records, 7), Machine::new(base), slots, 1).is_some()
     };
-    let make =
-        |base, slots, count| Slots::new(words(count), Machine::new(base), slots, 1).is_some();
+    let make = |base, slots, words| make_with(base, slots, words, slots);
     let need = Extent::words(128);
     assert!(make(0, 128, need));
     assert!(!make(0, 128, need - 1));
+    assert!(!make_with(0, 128, need, 127));
     assert!(!make(0, 64, need));
     assert!(!make(0, 192, 2 * need));
     assert!(!make(0x20000, 128, need));
