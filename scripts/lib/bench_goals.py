@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from bench_rows import Key, Measured, Results
 
@@ -40,6 +41,17 @@ class Goal:
             return True
         return self.value is not None and self.value <= self.limit
 
+    def as_json(self) -> dict[str, Any]:
+        """In the shape of bench.json."""
+        return {
+            "name": self.name,
+            "c": self.c,
+            "ours": self.ours,
+            "value": self.value,
+            "at_most": self.limit,
+            "met": self.met,
+        }
+
 
 def total(of: Results, keys: Iterable[Key], figure: Callable[[Measured], int], parts: int = 1) -> int | None:
     """The sum of figures, divided by `parts`; none if one of them is missing."""
@@ -50,8 +62,12 @@ def total(of: Results, keys: Iterable[Key], figure: Callable[[Measured], int], p
 
 
 def compared(
-    name: str, limit: float, sides: tuple[Results, Results], keys: list[Key],
-    figure: Callable[[Measured], int] = Measured.whole, parts: int = 1,
+    name: str,
+    limit: float,
+    sides: tuple[Results, Results],
+    keys: list[Key],
+    figure: Callable[[Measured], int] = Measured.whole,
+    parts: int = 1,
 ) -> Goal:
     """A goal for a ratio."""
     c, ours = (total(of, keys, figure, parts) for of in sides)
