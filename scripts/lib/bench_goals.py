@@ -9,8 +9,6 @@ from typing import Any
 
 from bench_rows import Key, Measured, Results
 
-SLEEPING = ("coherent",)
-"""Cases that may sleep, and so are no mapping operations."""
 KIB = 1024
 
 
@@ -95,7 +93,7 @@ def goals(c: Results, ours: Results) -> Iterator[Goal]:
     yield compared("sync of a direct mapping, both ways", 0.25, sides, pair)
 
     def mapping(key: Key) -> bool:
-        return key.case not in SLEEPING
+        return not key.sleeps
 
     def hopeless(key: Key) -> bool:
         return key.call == "refused" and (key.case == "too-large" or key.fill == 100)

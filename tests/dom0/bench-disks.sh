@@ -26,11 +26,11 @@ for pair in nvme:nvme ide:ata_piix; do
 	large_requests "$disk" >/dev/null
 	for size in 4096 65536 262144 1048576; do
 		# The difference: a dd's beginning and end cost the same.
-		few=$(cost "$disk" $size 16)
-		many=$(cost "$disk" $size 144)
-		echo "${pair%:*} $size $(((many - few) / 128))"
+		few=$(cost "$disk" $size 16) || fail "$few"
+		many=$(cost "$disk" $size 144) || fail "$many"
+		echo "${pair%:*} $size $(((many - few) / 128))" >>/out/disks
 	done
-done >/out/disks
+done
 if [ -e /sys/kernel/debug/xen_swiotlb_rs/summary ]; then
 	for name in nvme ata_piix; do
 		device=$(pci_of $name)

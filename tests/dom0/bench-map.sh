@@ -17,7 +17,7 @@ average() {
 # run SIDE BITS MODE PAGES THREADS
 run() {
 	dma_map_benchmark -s 1 -b "$2" -m "$3" -g "$4" -t "$5" >/tmp/answer 2>&1 || fail "$*: $(cat /tmp/answer)"
-	echo "$* $(average map) $(average unmap)"
+	echo "$* $(average map) $(average unmap)" >>/out/map
 }
 
 insmod "$driver_file" devices=0000:00:04.0 aperture_mb=64 || fail "the driver does not load"
@@ -35,6 +35,6 @@ for pair in ours=0000:00:04.0 c=0000:00:05.0; do
 		done
 	done
 	unbind "$device"
-done >/out/map
+done
 grep -q '^0000:00:04.0 ' /sys/kernel/debug/xen_swiotlb_rs/summary || fail "our driver served nothing"
 cat /out/map
