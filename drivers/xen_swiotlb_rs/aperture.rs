@@ -12,7 +12,6 @@
 //!
 //! C: `swiotlb_init_io_tlb_pool()`, `xen_swiotlb_fixup()`, `swiotlb_find_pool()`.
 
-use crate::counters::Gauge;
 use core::fmt;
 use dma_core::{
     ClaimError,
@@ -27,7 +26,6 @@ use dma_core::{
     SLOT_SIZE, //
 };
 use kernel::{
-    cpu::CpuId,
     page::PAGE_SHIFT,
     prelude::*, //
 };
@@ -36,6 +34,7 @@ use xen_dma::{
         Word,
         Words, //
     },
+    per_cpu::PerCpu,
     region::{
         Region,
         Way, //
@@ -80,6 +79,10 @@ pub(crate) enum NoRoom {
 pub(crate) struct Extent {
     pub(crate) region: Region,
     pub(crate) slots: Slots<Word, Words>,
+    /// The last machine address.
+    last: u64,
+    /// The chunk where each processor was served last.
+    near: PerCpu<1>,
 }
 
 impl Extent {
@@ -88,7 +91,21 @@ impl Extent {
         let count = region.size() / SLOT_SIZE as usize;
         let words = Words::zeroed(Slots::<Word, Words>::words(count))?;
         let slots = Slots::new(words, region.base(), count, processors).ok_or(EINVAL)?;
-        Ok(Self { region, slots })
+        let mut near = PerCpu::new()?;
+        near.fill(0, |cpu| slots.home(cpu) as u64);
+        Ok(Self {
+            last: region.base().raw() + region.size() as u64 - 1,
+            region,
+            slots,
+            near,
+        })
+    }
+
+    /// Where the processor was served last.
+    #[inline]
+    fn near(&self) -> usize {
+        // CAST: Only chunks' numbers are stored.
+        self.near.get(0) as usize
     }
 
     /// Where a machine address lies in the extent, in bytes.
@@ -99,7 +116,7 @@ impl Extent {
     }
 
     fn reached(&self, limits: &Limits) -> bool {
-        limits.reaches(self.region.base(), self.region.size() as u64)
+        self.last <= limits.reach()
     }
 }
 
@@ -108,7 +125,6 @@ pub(crate) struct Aperture {
     /// The lowest extent last, so that narrow devices find it unused by others.
     extents: KVec<Extent>,
     directory: KVVec<u8>,
-    in_use: Gauge,
 }
 
 impl Aperture {
@@ -159,11 +175,7 @@ impl Aperture {
                 *entry = number;
             }
         }
-        let aperture = Self {
-            extents,
-            directory,
-            in_use: Gauge::new(),
-        };
+        let aperture = Self { extents, directory };
         aperture.announce(megabytes, missing);
         Ok(aperture)
     }
@@ -188,10 +200,16 @@ impl Aperture {
         self.extents.iter().map(|e| e.region.size()).sum()
     }
 
-    /// Bytes in use now, and the most that ever were.
+    /// Bytes in use now, and the most that were set apart at a time, which are whole chunks.
     pub(crate) fn usage(&self) -> (u64, u64) {
-        let (now, peak) = self.in_use.read();
-        (now * SLOT_SIZE, peak * SLOT_SIZE)
+        let bytes = |slots: usize| slots as u64 * SLOT_SIZE;
+        self.extents.iter().fold((0, 0), |(now, most), extent| {
+            let slots = &extent.slots;
+            (
+                now + bytes(slots.used()),
+                most + bytes(slots.most_set_apart()),
+            )
+        })
     }
 
     /// The extents.
@@ -211,6 +229,24 @@ impl Aperture {
     pub(crate) fn largest(&self, limits: &Limits) -> usize {
         let reached = self.extents.iter().filter(|e| e.reached(limits));
         reached.map(|e| e.region.size()).max().unwrap_or(0)
+    }
+
+    /// The common case of [`Aperture::claim`]: 1 to 4096 bytes, of which no address bits are kept, on
+    /// one page, for a device with this reach.  [`None`]: take the long way.  Any context.
+    #[inline(always)]
+    pub(crate) fn carry(
+        &self,
+        phys: Phys,
+        size: usize,
+        reach: u64,
+        owner: Owner,
+    ) -> Option<(&Extent, Machine)> {
+        let extent = self.extents.first()?;
+        if extent.last > reach {
+            return None;
+        }
+        let at = extent.slots.carry(phys, size, owner, extent.near())?;
+        Some((extent, at))
     }
 
     /// Claims a run for a mapping and records it.  Any context.
@@ -250,17 +286,20 @@ impl Aperture {
         owner: Owner,
         request: impl Fn(&Extent) -> Result<Request, ClaimError>,
     ) -> Result<(&Extent, Record), NoRoom> {
-        let cpu = CpuId::current().as_u32() as usize;
         let mut why = NoRoom::Unreachable;
         for extent in self.extents.iter().filter(|extent| extent.reached(limits)) {
-            let claimed = request(extent).and_then(|request| extent.slots.claim(&request, cpu));
+            let near = extent.near();
+            let claimed = request(extent).and_then(|request| extent.slots.claim(&request, near));
             match claimed {
                 Ok(run) => {
-                    self.in_use.take(run.slots() as u64);
                     return match extent.slots.publish(run, phys, size, owner) {
-                        Ok(record) => Ok((extent, record)),
+                        Ok(record) => {
+                            if record.is_small() && record.chunk() != near {
+                                extent.near.set(0, record.chunk() as u64);
+                            }
+                            Ok((extent, record))
+                        }
                         Err(run) => {
-                            self.in_use.give(run.slots() as u64);
                             extent.slots.cancel(run);
                             Err(NoRoom::Impossible)
                         }
@@ -279,9 +318,8 @@ impl Aperture {
     }
 
     /// Frees the run of a mapping that was retired.  Any context.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&self, extent: &Extent, held: Held) {
-        self.in_use.give(held.record().slots() as u64);
         let strays = extent.slots.free(held);
         if strays > 0 {
             pr_err!(

@@ -25,17 +25,14 @@ use crate::{
 };
 use dma_core::{
     place,
-    place_mmio,
-    Frame,
+    place_page,
     Limits,
     Machine,
-    MmioError,
     Owner,
-    P2m,
+    PagePlacement,
     Phys,
     Placement,
-    Reason,
-    Record, //
+    Reason, //
 };
 use kernel::{
     dev_warn,
@@ -63,6 +60,7 @@ use xen_dma::{
         LinearP2m, //
     },
     scatterlist::ScatterList,
+    table::start_syncs,
     user,
     Context, //
 };
@@ -101,6 +99,8 @@ pub(crate) struct Backend {
     streaming: Owner,
     /// Coherent runs have an owner of their own, so that a stray unmap cannot touch them.
     pub(crate) coherent: Owner,
+    /// For a short look at a buffer; it knows of none if all must bounce.
+    glance_p2m: LinearP2m,
 }
 
 impl Backend {
@@ -109,11 +109,18 @@ impl Backend {
             counters: Counters::new()?,
             streaming: shared.owner()?,
             coherent: shared.owner()?,
+            glance_p2m: if shared.force {
+                shared.p2m.without_ordinary()
+            } else {
+                shared.p2m
+            },
             shared,
         })
     }
 
     /// Notes why a request failed, and says so now and then.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn fail(&self, dev: &Device, size: usize, cause: Cause, quiet: bool) -> Error {
         let times = self.counters.note(Event::Failure(cause));
         if !quiet && worth_a_line(times) {
@@ -128,6 +135,8 @@ impl Backend {
     }
 
     /// Notes a wrong call, and says so now and then.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn misuse(&self, dev: &Device, what: &str, size: usize, wrong: Wrong) {
         let times = self.counters.note(Event::Misuse(wrong));
         if worth_a_line(times) {
@@ -139,9 +148,85 @@ impl Backend {
         }
     }
 
+    /// What becomes of a buffer, if that is seen at once.
+    #[inline]
+    fn glance(&self, dev: &Device, phys: Phys, size: usize) -> PagePlacement {
+        match device::page_reach(dev) {
+            Some(reach) => place_page(&self.glance_p2m, phys, size, reach),
+            None => PagePlacement::Unsure,
+        }
+    }
+
+    /// Maps a buffer that is not direct at a glance, or notes why not.
+    ///
+    /// The parameters are in the order of C's callback, so that they stay where they are.
+    #[inline(never)]
+    fn map_else(
+        dev: &Device,
+        phys: Phys,
+        size: usize,
+        beyond: bool,
+        attrs: Attrs,
+        backend: &Self,
+    ) -> Option<Machine> {
+        match backend.place(dev, phys, size, beyond, attrs) {
+            Ok(at) => Some(at),
+            Err(cause) => {
+                backend.fail(dev, size, cause, attrs.contains(Attrs::NO_WARN));
+                None
+            }
+        }
+    }
+
+    /// Maps a buffer, or says why not; `beyond` if a glance said so.
+    #[inline(always)]
+    fn place(
+        &self,
+        dev: &Device,
+        phys: Phys,
+        size: usize,
+        beyond: bool,
+        attrs: Attrs,
+    ) -> Result<Machine, Cause> {
+        if beyond && attrs.allow_bounce() && device::min_align(dev) == 0 {
+            let reach = device::reach(dev);
+            let carried = self
+                .shared
+                .aperture
+                .carry(phys, size, reach, self.streaming);
+            if let Some((extent, at)) = carried {
+                return self.carried(dev, extent, at, phys, size, Reason::Unreachable);
+            }
+        }
+        self.place_any(dev, phys, size, attrs)
+    }
+
+    /// As [`Backend::place`], for buffers of any kind.
+    #[inline(never)]
+    fn place_any(
+        &self,
+        dev: &Device,
+        phys: Phys,
+        size: usize,
+        attrs: Attrs,
+    ) -> Result<Machine, Cause> {
+        let limits = device::limits(dev);
+        let force = self.shared.force;
+        match place(&self.shared.p2m, phys, size, &limits, force) {
+            Placement::Direct(at) => {
+                self.counters.direct(size);
+                Ok(at)
+            }
+            Placement::Bounce(reason) => self.bounce(dev, phys, size, &limits, reason, attrs),
+            Placement::Refuse(refusal) => Err(refusal.into()),
+        }
+    }
+
     /// Carries a buffer through the aperture.
+    #[inline]
     fn bounce(
         &self,
+        dev: &Device,
         phys: Phys,
         size: usize,
         limits: &Limits,
@@ -151,62 +236,81 @@ impl Backend {
         if attrs.contains(Attrs::REQUIRE_COHERENT) {
             return Err(Cause::RequireCoherent);
         }
-        if self.is_device_memory(phys) || self.is_device_memory(last(phys, size)) {
+        if attrs.contains(Attrs::MMIO) {
             return Err(Cause::PeerMemory);
         }
         let (extent, record) = self
             .shared
             .aperture
             .claim(phys, size, limits, self.streaming)?;
-        let at = record.start();
+        self.carried(dev, extent, record.start(), phys, size, reason)
+    }
+
+    /// Copies the original into a run that was claimed for it.
+    #[inline(always)]
+    fn carried(
+        &self,
+        dev: &Device,
+        extent: &Extent,
+        at: Machine,
+        phys: Phys,
+        size: usize,
+        reason: Reason,
+    ) -> Result<Machine, Cause> {
         if !extent.region.copy_in(extent.offset(at), phys, size) {
             self.release(extent, at);
             return Err(Cause::Hole);
         }
+        // CAST: Widens.
+        if self.counters.is_largest(size as u64) {
+            self.largest_bounce(dev, size);
+        }
+        // CAST: Widens.
         self.counters.bounced(reason, size as u64);
         Ok(at)
     }
 
-    /// Whether an address is that of registers rather than memory: the CPU must not copy there.
-    fn is_device_memory(&self, phys: Phys) -> bool {
-        matches!(self.shared.p2m.frame(phys.pfn()), Frame::Identity(_))
+    /// Notes a size; the first one means that from now on the device needs syncs.
+    #[cold]
+    #[inline(never)]
+    fn largest_bounce(&self, dev: &Device, size: usize) {
+        if self.counters.largest() == 0 {
+            start_syncs(dev, self);
+        }
+        // CAST: Widens.
+        self.counters.note_largest(size as u64);
     }
 
     /// Gives a run back that was just claimed.
+    #[cold]
+    #[inline(never)]
     fn release(&self, extent: &Extent, at: Machine) {
         if let Ok(held) = extent.slots.retire(at, self.streaming) {
             self.shared.aperture.release(extent, held);
         }
     }
 
-    /// Maps one buffer, or says why not.
-    #[inline]
-    fn place(
-        &self,
-        dev: &Device,
-        phys: Phys,
-        size: usize,
-        limits: &Limits,
-        attrs: Attrs,
-    ) -> Result<Machine, Cause> {
-        let addr = if attrs.contains(Attrs::MMIO) {
-            place_mmio(&self.shared.p2m, phys, size, limits).map_err(|error| match error {
-                MmioError::Beyond(_) => Cause::PeerMemory,
-                MmioError::Refused(refusal) => refusal.into(),
-            })?
-        } else {
-            match place(&self.shared.p2m, phys, size, limits, self.shared.force) {
-                Placement::Direct(addr) => addr,
-                Placement::Bounce(reason) => {
-                    return self.bounce(phys, size, limits, reason, attrs);
-                }
-                Placement::Refuse(refusal) => return Err(refusal.into()),
-            }
+    /// Ends a mapping that goes through an extent; with `copy`, its bytes go to the original first.
+    #[inline(never)]
+    fn end_bounce(&self, dev: &Device, extent: &Extent, addr: Machine, size: usize, copy: bool) {
+        let held = match extent.slots.retire(addr, self.streaming) {
+            Ok(held) => held,
+            Err(misuse) => return self.misuse(dev, "unmap", size, misuse.into()),
         };
-        let _ = dev;
-        self.counters.add(Event::Direct, 1);
-        self.counters.add(Event::DirectBytes, size as u64);
-        Ok(addr)
+        // CAST: A mapping's size came as a `usize`.
+        let mapped = held.size() as usize;
+        if size != mapped {
+            self.misuse(dev, "unmap", size, Wrong::Size);
+        }
+        if copy {
+            let bytes = size.min(mapped);
+            extent
+                .region
+                .copy_out(extent.offset(addr), held.phys(), bytes);
+        }
+        self.shared.aperture.release(extent, held);
+        // CAST: Widens.
+        self.counters.unbounced(mapped as u64);
     }
 
     /// Finds the original of a bounced piece.  [`None`] for direct mappings and for misuse.
@@ -220,7 +324,7 @@ impl Backend {
             .and_then(|record| record.part(addr, size as u64).ok_or(Wrong::Range));
         match part {
             Ok(phys) => {
-                self.counters.add(Event::BounceSync, 1);
+                self.counters.count(Event::BounceSync);
                 Some((extent, phys))
             }
             Err(wrong) => {
@@ -229,25 +333,13 @@ impl Backend {
             }
         }
     }
-
-    /// The bytes of a run that an unmap may copy out.
-    fn asked(&self, dev: &Device, record: &Record, size: usize) -> usize {
-        // CAST: A mapping's size came as a `usize`.
-        let mapped = record.size() as usize;
-        if size != mapped {
-            self.misuse(dev, "unmap", size, Wrong::Size);
-        }
-        size.min(mapped)
-    }
-}
-
-/// The last byte of a buffer that does not wrap, as [`place`] made sure.
-fn last(phys: Phys, size: usize) -> Phys {
-    Phys::new(phys.raw().wrapping_add(size as u64).wrapping_sub(1))
 }
 
 #[vtable]
 impl Provider for Backend {
+    /// A device that maps all its buffers directly is never asked to sync one.
+    const SYNCS_LATER: bool = true;
+
     #[inline]
     fn map(
         &self,
@@ -257,31 +349,24 @@ impl Provider for Backend {
         _dir: Direction,
         attrs: Attrs,
     ) -> Result<Machine> {
-        let limits = device::limits(dev);
-        self.place(dev, phys, size, &limits, attrs)
-            .map_err(|cause| self.fail(dev, size, cause, attrs.contains(Attrs::NO_WARN)))
+        let beyond = match self.glance(dev, phys, size) {
+            PagePlacement::Direct(at) => {
+                self.counters.direct(size);
+                return Ok(at);
+            }
+            glance => glance == PagePlacement::Beyond,
+        };
+        // The DMA API is not told why.
+        Self::map_else(dev, phys, size, beyond, attrs, self).ok_or(ENOMEM)
     }
 
     #[inline]
     fn unmap(&self, dev: &Device, addr: Machine, size: usize, dir: Direction, attrs: Attrs) {
-        self.counters.add(Event::Unmap, 1);
-        let Some(extent) = self.shared.aperture.find(addr) else {
-            return;
-        };
-        let held = match extent.slots.retire(addr, self.streaming) {
-            Ok(held) => held,
-            Err(misuse) => return self.misuse(dev, "unmap", size, misuse.into()),
-        };
-        let record = held.record();
-        let size = self.asked(dev, record, size);
-        if dir.device_writes() && !attrs.contains(Attrs::SKIP_CPU_SYNC) {
-            extent
-                .region
-                .copy_out(extent.offset(addr), record.phys(), size);
+        self.counters.count(Event::Unmap);
+        if let Some(extent) = self.shared.aperture.find(addr) {
+            let copy = dir.device_writes() && !attrs.contains(Attrs::SKIP_CPU_SYNC);
+            self.end_bounce(dev, extent, addr, size, copy);
         }
-        let mapped = record.size();
-        self.shared.aperture.release(extent, held);
-        self.counters.unbounced(mapped);
     }
 
     fn map_sg(
@@ -291,15 +376,20 @@ impl Provider for Backend {
         dir: Direction,
         attrs: Attrs,
     ) -> Result<usize> {
-        let limits = device::limits(dev);
         let mut failed = None;
         let mut mapped = 0;
         for mut entry in list.entries() {
             let size = entry.length();
-            let placed = if entry.is_peer_memory() {
-                Err(Cause::PeerMemory)
-            } else {
-                self.place(dev, entry.phys(), size, &limits, attrs)
+            let phys = entry.phys();
+            let placed = match self.glance(dev, phys, size) {
+                PagePlacement::Direct(at) => {
+                    self.counters.direct(size);
+                    Ok(at)
+                }
+                glance => {
+                    let beyond = glance == PagePlacement::Beyond;
+                    self.place(dev, phys, size, beyond, attrs)
+                }
             };
             match placed {
                 Ok(addr) => entry.set_dma(addr, size),

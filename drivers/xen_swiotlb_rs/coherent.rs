@@ -235,7 +235,7 @@ impl Backend {
         };
         let region = Arc::new(region, GFP_ATOMIC).map_err(|_| Cause::NoMemory)?;
         self.shared.coherent.keep(region, self.coherent)?;
-        self.counters.add(Event::Coherent, 1);
+        self.counters.count(Event::Coherent);
         Ok(memory)
     }
 
@@ -249,7 +249,7 @@ impl Backend {
         let offset = extent.offset(record.start());
         extent.region.clear_range(offset, whole);
         let cpu = extent.region.at(offset).ok_or(Cause::Impossible)?;
-        self.counters.add(Event::Coherent, 1);
+        self.counters.count(Event::Coherent);
         Ok(Coherent {
             cpu,
             dma: record.start(),
@@ -266,7 +266,7 @@ impl Backend {
             None => Store::end(&self.shared.coherent, at, size, self.coherent),
         };
         match ended {
-            Ok(()) => self.counters.add(Event::CoherentFree, 1),
+            Ok(()) => self.counters.count(Event::CoherentFree),
             Err(wrong) => self.misuse(dev, "free", size, wrong),
         }
     }

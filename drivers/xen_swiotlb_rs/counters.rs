@@ -2,22 +2,26 @@
 
 //! What is counted for each device: maps, bounces by reason, bytes, failures by cause, misuse.
 //!
-//! Each processor counts on a cache line of its own; readers add up.  Numbers read while the
-//! device works may be a few events apart from each other.
+//! Each processor counts for itself; readers add up.  Numbers read while the device works may be
+//! a few events apart from each other.
 
 use core::fmt;
 use dma_core::{
+    AtomicWord,
     Misuse,
     Reason,
     Refusal, //
 };
 use kernel::{
-    cpu::CpuId,
     prelude::*,
     sync::atomic::{
         Atomic,
         Relaxed, //
     },
+};
+use xen_dma::{
+    atomic::Word,
+    per_cpu::PerCpu, //
 };
 
 use crate::aperture::NoRoom;
@@ -28,7 +32,7 @@ pub(crate) enum Event {
     Direct,
     DirectBytes,
     Bounce(Reason),
-    BounceBytes,
+    BounceBytes(Reason),
     Unmap,
     BounceUnmap,
     BounceSync,
@@ -38,8 +42,9 @@ pub(crate) enum Event {
     Misuse(Wrong),
 }
 
-/// Why a request could not be met.
+/// Why a request could not be met.  As wide as an address, so that either is returned in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
 pub(crate) enum Cause {
     Full,
     TooLarge,
@@ -131,6 +136,7 @@ impl From<Refusal> for Cause {
             Refusal::Empty => Self::Empty,
             Refusal::Wraps => Self::Wraps,
             Refusal::Hole => Self::Hole,
+            Refusal::DeviceMemory => Self::PeerMemory,
         }
     }
 }
@@ -178,38 +184,43 @@ impl From<Misuse> for Wrong {
     }
 }
 
-const FIXED: usize = 8;
-const EVENTS: usize = FIXED + Reason::COUNT + Cause::ALL.len() + Wrong::ALL.len();
+const FIXED: usize = 7;
+const CAUSES: usize = FIXED + 2 * Reason::COUNT;
+const WRONGS: usize = CAUSES + Cause::ALL.len();
+const EVENTS: usize = WRONGS + Wrong::ALL.len();
+
+/// Behind the events: bytes held that are not in [`Held::now`] yet.
+const HELD: usize = EVENTS;
+const WORDS: usize = HELD + 1;
+
+/// How many bytes a processor keeps to itself before it reports them.
+const HELD_BATCH: i64 = 64 << 10;
 
 impl Event {
     #[inline]
     const fn index(self) -> usize {
         match self {
+            // Each number of mappings has their bytes behind it.
             Self::Direct => 0,
             Self::DirectBytes => 1,
-            Self::BounceBytes => 2,
-            Self::Unmap => 3,
-            Self::BounceUnmap => 4,
-            Self::BounceSync => 5,
-            Self::Coherent => 6,
-            Self::CoherentFree => 7,
-            Self::Bounce(reason) => FIXED + reason.index(),
+            Self::Unmap => 2,
+            Self::BounceUnmap => 3,
+            Self::BounceSync => 4,
+            Self::Coherent => 5,
+            Self::CoherentFree => 6,
+            Self::Bounce(reason) => FIXED + 2 * reason.index(),
+            Self::BounceBytes(reason) => FIXED + 2 * reason.index() + 1,
             // CAST: Unit variants, numbered from 0.
-            Self::Failure(cause) => FIXED + Reason::COUNT + cause as usize,
-            Self::Misuse(wrong) => FIXED + Reason::COUNT + Cause::ALL.len() + wrong as usize,
+            Self::Failure(cause) => CAUSES + cause as usize,
+            Self::Misuse(wrong) => WRONGS + wrong as usize,
         }
     }
 }
-
-/// One processor's counts, on cache lines of their own.
-#[repr(align(64))]
-struct Shard([Atomic<u64>; EVENTS]);
 
 /// The largest value seen so far.
 struct Peak(Atomic<u64>);
 
 impl Peak {
-    #[inline]
     fn note(&self, value: u64) {
         let mut peak = self.0.load(Relaxed);
         while value > peak {
@@ -221,103 +232,128 @@ impl Peak {
     }
 }
 
-/// An amount in use, and the most that ever was.
-pub(crate) struct Gauge {
+/// Bytes of bounced mappings that are not undone yet, as far as the processors reported them, and
+/// the most that these were.
+struct Held {
     now: Atomic<u64>,
     peak: Peak,
 }
 
-impl Gauge {
-    pub(crate) fn new() -> Self {
-        Self {
-            now: Atomic::new(0),
-            peak: Peak(Atomic::new(0)),
-        }
-    }
-
-    /// Takes `amount` more into use.  Any context.
-    #[inline]
-    pub(crate) fn take(&self, amount: u64) {
-        let before = self.now.fetch_add(amount, Relaxed);
-        self.peak.note(before.wrapping_add(amount));
-    }
-
-    /// Takes `amount` out of use.  Any context.
-    #[inline]
-    pub(crate) fn give(&self, amount: u64) {
-        self.now.fetch_sub(amount, Relaxed);
-    }
-
-    /// The amount in use now, and the most that ever was.
-    pub(crate) fn read(&self) -> (u64, u64) {
-        (self.now.load(Relaxed), self.peak.0.load(Relaxed))
-    }
-}
-
 /// The counts of one device.
 pub(crate) struct Counters {
-    shards: KVec<Shard>,
-    largest: Peak,
-    /// Bytes of bounced mappings that are not undone yet.
-    pub(crate) held: Gauge,
+    words: PerCpu<WORDS>,
+    largest: Word,
+    held: Held,
 }
 
 impl Counters {
     pub(crate) fn new() -> Result<Self> {
-        let mut shards = KVec::new();
-        for _ in 0..kernel::cpu::nr_cpu_ids() {
-            shards.push(Shard([const { Atomic::new(0) }; EVENTS]), GFP_KERNEL)?;
-        }
         Ok(Self {
-            shards,
-            largest: Peak(Atomic::new(0)),
-            held: Gauge::new(),
+            words: PerCpu::new()?,
+            largest: Word::new(0),
+            held: Held {
+                now: Atomic::new(0),
+                peak: Peak(Atomic::new(0)),
+            },
         })
     }
 
-    /// Counts `by` more.  Any context.
+    /// Counts one.  Any context.
     #[inline]
-    pub(crate) fn add(&self, event: Event, by: u64) {
-        let shard = self.shards.get(CpuId::current().as_u32() as usize);
-        if let Some(count) = shard.and_then(|shard| shard.0.get(event.index())) {
-            count.add(by, Relaxed);
-        }
+    pub(crate) fn count(&self, event: Event) {
+        self.words.increment(event.index());
+    }
+
+    /// Counts a direct mapping of `size` bytes.  Any context.
+    #[inline]
+    pub(crate) fn direct(&self, size: usize) {
+        // CAST: Widens.
+        self.words.tally(Event::Direct.index(), size as u64);
     }
 
     /// Counts a bounced mapping of `size` bytes.  Any context.
     #[inline]
     pub(crate) fn bounced(&self, reason: Reason, size: u64) {
-        self.add(Event::Bounce(reason), 1);
-        self.add(Event::BounceBytes, size);
-        self.largest.note(size);
-        self.held.take(size);
+        self.words.tally(Event::Bounce(reason).index(), size);
+        // CAST: A mapping has at most 2^30 bytes.
+        self.hold(size as i64);
     }
 
     /// Counts the end of a bounced mapping of `size` bytes.  Any context.
     #[inline]
     pub(crate) fn unbounced(&self, size: u64) {
-        self.add(Event::BounceUnmap, 1);
-        self.held.give(size);
+        self.count(Event::BounceUnmap);
+        // CAST: As in `bounced`.
+        self.hold((size as i64).wrapping_neg());
     }
 
-    /// Size of the largest mapping that was bounced.
+    /// Adds to the bytes held; now and then to those that all processors see.
+    #[inline]
+    fn hold(&self, bytes: i64) {
+        // CAST: The same bits, for a sum that wraps.
+        let own = (self.words.fetch_add(HELD, bytes as u64) as i64).wrapping_add(bytes);
+        if own.wrapping_add(HELD_BATCH) as u64 > 2 * HELD_BATCH as u64 {
+            self.report_held(own);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn report_held(&self, own: i64) {
+        // CAST: As in `hold`.
+        self.words.add(HELD, own.wrapping_neg() as u64);
+        let before = self.held.now.fetch_add(own as u64, Relaxed);
+        let now = before.wrapping_add(own as u64);
+        // What others keep to themselves may be missing in it.
+        if now as i64 > 0 {
+            self.held.peak.note(now);
+        }
+    }
+
+    /// Is a mapping larger than all that bounced before?  Any context.
+    #[inline]
+    pub(crate) fn is_largest(&self, size: u64) -> bool {
+        size > self.largest.load()
+    }
+
+    /// Notes a mapping that [`Counters::is_largest`].  Any context.
+    #[cold]
+    pub(crate) fn note_largest(&self, size: u64) {
+        let mut largest = self.largest.load();
+        while size > largest {
+            match self.largest.compare_exchange(largest, size) {
+                Ok(()) => break,
+                Err(other) => largest = other,
+            }
+        }
+    }
+
+    /// Bytes held now, and the most that ever were: to within 64 KiB for each processor, and not
+    /// less than the largest mapping.
+    pub(crate) fn held(&self) -> (u64, u64) {
+        let now = self
+            .held
+            .now
+            .load(Relaxed)
+            .wrapping_add(self.words.sum(HELD));
+        self.held.peak.note(now.max(self.largest()));
+        (now, self.held.peak.0.load(Relaxed))
+    }
+
+    /// Size of the largest mapping that was bounced, or 0.
     pub(crate) fn largest(&self) -> u64 {
-        self.largest.0.load(Relaxed)
+        self.largest.load()
     }
 
     /// Counts one, and returns how many there are in all.
     pub(crate) fn note(&self, event: Event) -> u64 {
-        self.add(event, 1);
+        self.count(event);
         self.get(event)
     }
 
     /// The sum over all processors.
     pub(crate) fn get(&self, event: Event) -> u64 {
-        let counts = self
-            .shards
-            .iter()
-            .filter_map(|shard| shard.0.get(event.index()));
-        counts.fold(0, |sum: u64, count| sum.wrapping_add(count.load(Relaxed)))
+        self.words.sum(event.index())
     }
 
     /// Mappings bounced, for any reason.
@@ -325,6 +361,14 @@ impl Counters {
         Reason::ALL
             .iter()
             .map(|&reason| self.get(Event::Bounce(reason)))
+            .sum()
+    }
+
+    /// Bytes that were bounced, for any reason.
+    pub(crate) fn bounced_bytes(&self) -> u64 {
+        Reason::ALL
+            .iter()
+            .map(|&reason| self.get(Event::BounceBytes(reason)))
             .sum()
     }
 
@@ -362,6 +406,7 @@ pub(crate) struct Json<'a>(pub(crate) &'a Counters);
 impl fmt::Display for Json<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let get = |event| self.0.get(event);
+        let (held, peak) = self.0.held();
         write!(
             f,
             "\"direct\":{},\"direct_bytes\":{},\"bounced\":{},\"bounced_bytes\":{},\"largest_bounce\":{},\"held_bytes\":{},\"peak_bytes\":{},\"unmaps\":{},\
@@ -369,10 +414,10 @@ impl fmt::Display for Json<'_> {
             get(Event::Direct),
             get(Event::DirectBytes),
             self.0.bounces(),
-            get(Event::BounceBytes),
+            self.0.bounced_bytes(),
             self.0.largest(),
-            self.0.held.read().0,
-            self.0.held.read().1,
+            held,
+            peak,
             get(Event::Unmap),
             get(Event::BounceUnmap),
             get(Event::BounceSync),
@@ -384,6 +429,10 @@ impl fmt::Display for Json<'_> {
             .iter()
             .map(|&r| (r.name(), get(Event::Bounce(r))));
         object(f, "reasons", reasons)?;
+        let reason_bytes = Reason::ALL
+            .iter()
+            .map(|&r| (r.name(), get(Event::BounceBytes(r))));
+        object(f, "reason_bytes", reason_bytes)?;
         let causes = Cause::ALL
             .iter()
             .map(|&c| (c.name(), get(Event::Failure(c))));

@@ -100,8 +100,8 @@ impl Writer for Summary {
                 Padded(Name(served.device())),
                 counters.get(Event::Direct),
                 counters.bounces(),
-                counters.get(Event::BounceBytes) / 1024,
-                counters.held.read().1 / 1024
+                counters.bounced_bytes() / 1024,
+                counters.held().1 / 1024
             )?;
             for reason in Reason::ALL {
                 write!(f, "{:>14}", counters.get(Event::Bounce(reason)))?;

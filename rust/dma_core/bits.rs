@@ -10,9 +10,6 @@ const _: () = assert!(usize::BITS == u64::BITS, "only for 64-bit kernels");
 /// How many bits a word has.
 pub(crate) const WORD: usize = 64;
 
-/// Sizes of naturally aligned blocks below a whole word: 1, 2, 4, 8, 16 and 32 bits.
-pub(crate) const CLASSES: u32 = 6;
-
 /// A length or an index as a word.
 #[inline]
 pub(crate) const fn wide(n: usize) -> u64 {
@@ -99,35 +96,56 @@ pub(crate) const fn runs(ones: u64, n: usize) -> u64 {
     starts
 }
 
+/// The indices in `word` from which `n` (1 to 64) ones follow each other, on into `above`.
+#[inline]
+pub(crate) const fn runs_across(word: u64, above: u64, n: usize) -> u64 {
+    // CAST: Both widen; then the lower half is meant.
+    let mut starts = ((above as u128) << u64::BITS) | word as u128;
+    let mut have = 1;
+
+    while have < n {
+        let rest = n.wrapping_sub(have);
+        let step = if rest < have { rest } else { have };
+        starts &= starts.wrapping_shr(count(step));
+        have = have.wrapping_add(step);
+    }
+    starts as u64
+}
+
 /// Is one half of the word all zeros?
 #[inline]
 pub(crate) const fn half_free(word: u64) -> bool {
     word >> 32 == 0 || word << 32 == 0
 }
 
-/// How many of the block sizes have a naturally aligned block of zeros: 0 for a full word, and
-/// `n + 1` if `2^n` is the largest, up to [`CLASSES`].
-#[inline]
-pub(crate) const fn level(word: u64) -> u32 {
-    let mut free = !word;
-    let mut level = 0;
-
-    while free != 0 && level < CLASSES {
-        // Each bit left stands for a free block of `2^level`; two neighbours make the next size.
-        free &= free.wrapping_shr(1 << level) & every(level.wrapping_add(1));
-        level = level.wrapping_add(1);
+/// The longest run of ones. Takes the same time for every word.
+pub(crate) fn longest(ones: u64) -> usize {
+    if ones == u64::MAX {
+        return WORD;
     }
-    level
-}
+    // In each of these a bit says that so many ones follow each other from there.
+    let two = ones & (ones >> 1);
+    let four = two & (two >> 2);
+    let eight = four & (four >> 4);
+    let sixteen = eight & (eight >> 8);
+    let half = sixteen & (sixteen >> 16);
 
-/// The longest run of ones.
-pub(crate) const fn longest(ones: u64) -> usize {
-    let mut left = ones;
-    let mut longest = 0usize;
-
-    while left != 0 {
-        left &= left << 1;
-        longest = longest.wrapping_add(1);
+    // The length's bits from the highest down: does one of the runs go on for so much longer?
+    let (mut starts, mut length) = (u64::MAX, 0u32);
+    let runs = [
+        (half, 32),
+        (sixteen, 16),
+        (eight, 8),
+        (four, 4),
+        (two, 2),
+        (ones, 1),
+    ];
+    for (run, more) in runs {
+        let longer = starts & run.wrapping_shr(length);
+        if longer != 0 {
+            starts = longer;
+            length = length.wrapping_add(more);
+        }
     }
-    longest
+    place_of(length)
 }

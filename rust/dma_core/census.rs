@@ -15,8 +15,7 @@ use crate::{
         WORD, //
     },
     request::CHUNK_SLOTS,
-    slots::Slots,
-    words::Map, //
+    slots::Slots, //
 };
 
 /// All slots of an idle extent, so that it can go back to Xen. Dropping it keeps the extent closed.
@@ -37,6 +36,12 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
     /// The slots not in use. Looks at every chunk.
     pub fn available(&self) -> usize {
         self.slots.wrapping_sub(self.used())
+    }
+
+    /// The most slots that were set apart at a time: all those of the chunks that were open for small
+    /// runs or part of large ones.
+    pub fn most_set_apart(&self) -> usize {
+        self.words.most_taken().wrapping_mul(CHUNK_SLOTS)
     }
 
     /// The slots of the largest run that a claim without conditions would be given.
@@ -87,7 +92,7 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
 
     /// The slots of a chunk that are in use, as bits.
     fn in_use(&self, chunk: usize) -> u64 {
-        let free = self.words.map(Map::Free, chunk / WORD);
+        let free = self.words.free(chunk / WORD);
         if free & crate::bits::bit(chunk & (WORD - 1)) != 0 {
             0
         } else {

@@ -13,7 +13,6 @@ use crate::{
         low,
         order,
         runs,
-        CLASSES,
         WORD, //
     },
     request::{
@@ -70,8 +69,8 @@ pub(crate) struct Fit {
     paged: u64,
     /// Of these, the naturally aligned ones.
     natural: u64,
-    /// A naturally aligned free block of so many slots surely holds the run.
-    block: usize,
+    /// A free run of so many slots has a place for this one, unless the conditions are odd.
+    ample: usize,
     stride: Stride,
 }
 
@@ -82,18 +81,19 @@ impl Fit {
         let slots = request.slots();
         let (align, offset) = request.alignment();
         let window = request.window();
-        let mut block = slots;
+        let mut step = if request.has_pages() { 2 } else { 1 };
 
         let mut allowed = low(WORD.wrapping_add(1).wrapping_sub(slots));
         if align > 1 {
             let align = if align < WORD { align } else { WORD };
             let offset = offset & align.wrapping_sub(1);
             allowed &= bit(offset).wrapping_mul(every(order(align)));
-            block = align.max(offset.wrapping_add(slots));
+            step = align.max(step);
         }
         if window != 0 && window < WORD {
             let room = window.wrapping_add(1).checked_sub(slots)?;
             allowed &= low(room).wrapping_mul(every(order(window)));
+            step = slots.max(step);
         }
         let stride = Stride::new(align, offset);
         if allowed == 0 || stride.offset >= total {
@@ -109,22 +109,21 @@ impl Fit {
             allowed,
             paged,
             natural: paged & every(order(slots)),
-            block,
+            ample: slots.wrapping_add(step).wrapping_sub(1),
             stride,
         })
     }
 
-    /// The class of blocks that surely hold the run, if less than a whole chunk does.
+    /// The length of a free run that most likely has a place, at the start of a page if it should.
     #[inline]
-    pub(crate) fn class(&self) -> Option<u32> {
-        Some(order(self.block)).filter(|class| *class < CLASSES)
+    pub(crate) const fn ample(&self) -> usize {
+        self.ample
     }
 
-    /// The class without which there is no room: the least that a run can have inside, wherever it
-    /// begins.
+    /// The length without which there is no place.
     #[inline]
-    pub(crate) const fn floor(&self) -> u32 {
-        order(self.slots.wrapping_add(3) / 2).saturating_sub(1)
+    pub(crate) const fn slots(&self) -> usize {
+        self.slots
     }
 
     #[inline]
@@ -211,6 +210,20 @@ impl Span {
     const fn fits(&self, first: usize) -> bool {
         let inside = first & self.window.wrapping_sub(1);
         self.window == 0 || inside.wrapping_add(self.chunks) <= self.window
+    }
+
+    /// The chunks among the 64 of a bitmap's word from which a run of up to 64 chunks may begin.
+    pub(crate) fn starts(&self, word: usize) -> u64 {
+        let allowed = self.stride.in_word(word);
+        if self.window == 0 {
+            return allowed;
+        }
+        let room = self.window.wrapping_add(1).saturating_sub(self.chunks);
+        if self.window < WORD {
+            return allowed & low(room).wrapping_mul(every(order(self.window)));
+        }
+        let inside = word.wrapping_mul(WORD) & self.window.wrapping_sub(1);
+        allowed & low(room.saturating_sub(inside))
     }
 
     /// The highest chunk from which the run ends at or below `end`, whatever is in use.

@@ -10,8 +10,8 @@ use crate::{
     atomic::AtomicWord,
     bits::{
         between,
-        low,
         place_of,
+        runs_across,
         WORD, //
     },
     fit::Span,
@@ -21,8 +21,7 @@ use crate::{
         CHUNK_SLOTS, //
     },
     slots::Slots,
-    small::PASSES,
-    words::Map, //
+    small::PASSES, //
 };
 
 /// What came of a search.
@@ -42,11 +41,17 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
         let span = Span::new(request, self.words.chunks()).ok_or(ClaimError::Impossible)?;
 
         for _ in 0..PASSES {
-            match self.search_large(&span) {
+            let outcome = if span.chunks() <= WORD {
+                self.search_words(&span)
+            } else {
+                self.search_stretches(&span)
+            };
+            match outcome {
                 Outcome::Claimed(first) => {
+                    self.words.took(span.chunks());
                     if span.tail() != 0 {
                         let last = first.wrapping_add(span.chunks()).wrapping_sub(1);
-                        self.start_chunk(last, low(span.tail()));
+                        self.start_chunk(last, crate::bits::low(span.tail()));
                     }
                     return Ok(first.wrapping_mul(CHUNK_SLOTS));
                 }
@@ -57,37 +62,52 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
         Err(ClaimError::Full)
     }
 
-    fn search_large(&self, span: &Span) -> Outcome {
-        let mut end = self.words.chunks();
+    /// Looks for up to 64 chunks: they begin in one word and end there or in the next.
+    fn search_words(&self, span: &Span) -> Outcome {
+        let mut above = 0;
 
-        while let Some(top) = self.last_chunk(end, true) {
-            let bottom = match self.last_chunk(top, false) {
-                Some(taken) => taken.wrapping_add(1),
-                None => 0,
-            };
-            match span.highest(top.wrapping_add(1)) {
-                None => break,
-                Some(first) if first < bottom => end = bottom,
-                Some(first) if self.take_chunks(first, span.chunks()) => {
-                    return Outcome::Claimed(first)
-                }
-                Some(_) => return Outcome::Lost,
+        for word in (0..self.words.map_len()).rev() {
+            let free = self.words.free(word);
+            let starts = runs_across(free, above, span.chunks()) & span.starts(word);
+            if let Some(chunk) = starts.checked_ilog2() {
+                return self.take_span(word.wrapping_mul(WORD).wrapping_add(place_of(chunk)), span);
             }
+            above = free;
         }
         Outcome::NoRoom
     }
 
-    /// The last chunk before `end` that is free, or that is not.
-    fn last_chunk(&self, end: usize, free: bool) -> Option<usize> {
-        for word in (0..end.div_ceil(WORD)).rev() {
-            let first = word.wrapping_mul(WORD);
-            let map = self.words.map(Map::Free, word);
-            let found = if free { map } else { !map } & low(end.wrapping_sub(first));
-            if let Some(chunk) = found.checked_ilog2() {
-                return Some(first.wrapping_add(place_of(chunk)));
+    /// Looks for more than 64 chunks: such a stretch reaches from one word into others, so free
+    /// chunks in the middle of a word do not matter.
+    fn search_stretches(&self, span: &Span) -> Outcome {
+        let mut end = self.words.chunks();
+
+        for word in (0..self.words.map_len()).rev() {
+            let free = self.words.free(word);
+            if free == u64::MAX && word != 0 {
+                continue;
             }
+            let first = word.wrapping_mul(WORD);
+            let bottom = if free == u64::MAX {
+                0
+            } else {
+                let taken = place_of(free.leading_ones());
+                first.wrapping_add(WORD).saturating_sub(taken)
+            };
+            if let Some(start) = span.highest(end).filter(|start| *start >= bottom) {
+                return self.take_span(start, span);
+            }
+            end = first.wrapping_add(place_of(free.trailing_ones()));
         }
-        None
+        Outcome::NoRoom
+    }
+
+    fn take_span(&self, first: usize, span: &Span) -> Outcome {
+        if self.take_chunks(first, span.chunks()) {
+            Outcome::Claimed(first)
+        } else {
+            Outcome::Lost
+        }
     }
 
     /// Takes all of the chunks, or none.
@@ -120,7 +140,10 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
         let chunk = first / CHUNK_SLOTS;
         let last = chunk.wrapping_add(slots / CHUNK_SLOTS);
         let tail = slots & (CHUNK_SLOTS - 1);
-        let missing = self.give_chunks(chunk, last).wrapping_mul(CHUNK_SLOTS);
+        let missing = self.give_chunks(chunk, last);
+        self.words
+            .gave(last.wrapping_sub(chunk).wrapping_sub(missing));
+        let missing = missing.wrapping_mul(CHUNK_SLOTS);
 
         if tail == 0 {
             return missing;

@@ -11,7 +11,8 @@
 
 use crate::addr::{
     Machine,
-    Phys, //
+    Phys,
+    PAGE_SIZE, //
 };
 
 /// The limits of one device. Cheap to copy, and to rebuild when a driver changes a mask.
@@ -70,6 +71,13 @@ impl Limits {
             boundary,
             min_align,
         }
+    }
+
+    /// Does nothing but the reach matter for a buffer within one page? It does unless boundary or
+    /// alignment divide a page or are wider than one.
+    #[inline]
+    pub const fn only_reach_in_page(&self) -> bool {
+        self.boundary >= PAGE_SIZE - 1 && self.min_align < PAGE_SIZE
     }
 
     /// The highest machine address that the device can use.

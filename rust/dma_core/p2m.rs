@@ -94,11 +94,40 @@ pub trait P2m {
     /// Called with interrupts off and from interrupt handlers; it must not sleep. A frame that the
     /// table does not know is whatever Xen's own code takes it for.
     fn frame(&self, pfn: Pfn) -> Frame;
+
+    /// The machine frame of ordinary memory of this domain, quickly; [`None`] for all that
+    /// [`P2m::frame`] must be asked about, among it numbers that no address has.
+    #[inline]
+    fn ordinary(&self, pfn: Pfn) -> Option<Mfn> {
+        match self.frame(pfn) {
+            Frame::Local(mfn) if mfn.raw() < FRAME_END && pfn.raw() < FRAME_END => Some(mfn),
+            _ => None,
+        }
+    }
+
+    /// Are the `count` frames from `pfn` on ordinary memory, backed by those from `mfn` on?
+    #[inline]
+    fn follows(&self, pfn: Pfn, mfn: Mfn, count: u64) -> bool {
+        let frame = |number: u64, more: u64| number.wrapping_add(more);
+        (0..count).all(|n| {
+            self.ordinary(Pfn::new(frame(pfn.raw(), n))) == Some(Mfn::new(frame(mfn.raw(), n)))
+        })
+    }
 }
 
 impl<T: P2m + ?Sized> P2m for &T {
     #[inline]
     fn frame(&self, pfn: Pfn) -> Frame {
         (**self).frame(pfn)
+    }
+
+    #[inline]
+    fn ordinary(&self, pfn: Pfn) -> Option<Mfn> {
+        (**self).ordinary(pfn)
+    }
+
+    #[inline]
+    fn follows(&self, pfn: Pfn, mfn: Mfn, count: u64) -> bool {
+        (**self).follows(pfn, mfn, count)
     }
 }

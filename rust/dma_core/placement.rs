@@ -14,13 +14,18 @@
 use crate::{
     addr::{
         Machine,
+        Mfn,
         Pfn,
         Phys,
-        ADDRESS_BITS, //
+        ADDRESS_BITS,
+        PAGE_SIZE, //
     },
     bits::wide,
     limits::Limits,
-    p2m::P2m, //
+    p2m::{
+        Frame,
+        P2m, //
+    }, //
 };
 
 /// Why a buffer cannot go to the device as it is.
@@ -87,6 +92,8 @@ pub enum Refusal {
     Wraps,
     /// A page of it has no machine frame, so that not even the processor could copy it.
     Hole,
+    /// It would have to bounce, and part of it is device memory: reads and writes have effects there.
+    DeviceMemory,
 }
 
 impl Refusal {
@@ -96,6 +103,7 @@ impl Refusal {
             Self::Empty => "empty",
             Self::Wraps => "wraps",
             Self::Hole => "hole",
+            Self::DeviceMemory => "device memory",
         }
     }
 }
@@ -111,21 +119,12 @@ pub enum Placement {
     Refuse(Refusal),
 }
 
-/// Why a range of device memory cannot be given to another device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MmioError {
-    /// It is not a range that could be mapped.
-    Refused(Refusal),
-    /// It would have to bounce, and device memory cannot: reads and writes have effects there.
-    Beyond(Reason),
-}
-
 /// Where a buffer lies in machine space.
-enum Backing {
-    /// In one piece from here.
-    Whole(Machine),
-    /// In several pieces.
-    Pieces,
+struct Backing {
+    /// Its first byte, if it is in one piece.
+    whole: Option<Machine>,
+    /// Is part of it device memory?
+    device: bool,
 }
 
 /// Reads the p2m once for each page of the buffer.
@@ -138,29 +137,39 @@ fn backing(p2m: &impl P2m, phys: Phys, size: usize) -> Result<Backing, Refusal> 
         Some(last) if last.raw() >> ADDRESS_BITS == 0 => last,
         _ => return Err(Refusal::Wraps),
     };
+    let (first, last) = (phys.pfn(), last.pfn());
+    let more = last.raw().wrapping_sub(first.raw());
 
-    let first = p2m.frame(phys.pfn()).machine().ok_or(Refusal::Hole)?;
-    let start = Machine::new(first.raw() | phys.page_offset());
-    if phys.pfn() == last.pfn() {
-        return Ok(Backing::Whole(start));
+    if let Some(mfn) = p2m.ordinary(first) {
+        let next = |number: u64| number.wrapping_add(1);
+        if p2m.follows(Pfn::new(next(first.raw())), Mfn::new(next(mfn.raw())), more) {
+            return Ok(Backing {
+                whole: Some(Machine::new(mfn.start().raw() | phys.page_offset())),
+                device: false,
+            });
+        }
     }
-    follow(p2m, phys, last, start)
+    follow(p2m, phys, last)
 }
 
-/// Goes on to the pages after the first. A hole anywhere counts, so it looks at every page.
-fn follow(p2m: &impl P2m, phys: Phys, last: Phys, start: Machine) -> Result<Backing, Refusal> {
+/// Looks at every page, whatever it is: a hole anywhere counts.
+#[cold]
+fn follow(p2m: &impl P2m, phys: Phys, last: Pfn) -> Result<Backing, Refusal> {
     // Differences between the two sides are constant where frames follow each other.
-    let ahead = start.mfn().raw().wrapping_sub(phys.pfn().raw());
-    let mut whole = true;
-    for pfn in phys.pfn().raw()..last.pfn().raw() {
-        let pfn = pfn.wrapping_add(1);
-        let page = p2m.frame(Pfn::new(pfn)).machine().ok_or(Refusal::Hole)?;
-        whole &= page.mfn().raw().wrapping_sub(pfn) == ahead;
+    let ahead = |pfn: u64, machine: Machine| machine.mfn().raw().wrapping_sub(pfn);
+    let first = phys.pfn().raw();
+    let start = p2m.frame(phys.pfn()).machine().ok_or(Refusal::Hole)?;
+    let (mut whole, mut device) = (true, false);
+
+    for pfn in first..last.raw().wrapping_add(1) {
+        let frame = p2m.frame(Pfn::new(pfn));
+        let page = frame.machine().ok_or(Refusal::Hole)?;
+        whole &= ahead(pfn, page) == ahead(first, start);
+        device |= matches!(frame, Frame::Identity(_));
     }
-    Ok(if whole {
-        Backing::Whole(start)
-    } else {
-        Backing::Pieces
+    Ok(Backing {
+        whole: whole.then_some(Machine::new(start.raw() | phys.page_offset())),
+        device,
     })
 }
 
@@ -209,34 +218,53 @@ fn broken(limits: &Limits, start: Machine, phys: Phys, size: u64) -> Option<Reas
 /// ```
 #[inline]
 pub fn place(p2m: &impl P2m, phys: Phys, size: usize, limits: &Limits, force: bool) -> Placement {
-    match backing(p2m, phys, size) {
-        Err(refusal) => Placement::Refuse(refusal),
-        Ok(_) if force => Placement::Bounce(Reason::Forced),
-        Ok(Backing::Pieces) => Placement::Bounce(Reason::Discontiguous),
-        Ok(Backing::Whole(start)) => match broken(limits, start, phys, wide(size)) {
-            Some(reason) => Placement::Bounce(reason),
-            None => Placement::Direct(start),
+    let backing = match backing(p2m, phys, size) {
+        Ok(backing) => backing,
+        Err(refusal) => return Placement::Refuse(refusal),
+    };
+    let reason = match backing.whole {
+        // Device memory is never made to bounce.
+        Some(start) if backing.device || !force => match broken(limits, start, phys, wide(size)) {
+            None => return Placement::Direct(start),
+            Some(reason) => reason,
         },
+        _ if force => Reason::Forced,
+        _ => Reason::Discontiguous,
+    };
+    if backing.device {
+        Placement::Refuse(Refusal::DeviceMemory)
+    } else {
+        Placement::Bounce(reason)
     }
 }
 
-/// Finds the machine address of `size` bytes of device memory at `phys`, for `DMA_ATTR_MMIO`.
-///
-/// Never bounces.
-///
-/// # Errors
-///
-/// The refusal, or the reason why memory would have to bounce.
+/// What [`place`] says of a buffer within one page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PagePlacement {
+    /// [`Placement::Direct`].
+    Direct(Machine),
+    /// [`Placement::Bounce`], because it is [`Reason::Unreachable`].
+    Beyond,
+    /// [`place`] must be asked.
+    Unsure,
+}
+
+/// The common case of [`place`], in a few instructions: a buffer within one page of ordinary memory.
+/// `reach` is that of a device with [`Limits::only_reach_in_page`].
 #[inline]
-pub fn place_mmio(
-    p2m: &impl P2m,
-    phys: Phys,
-    size: usize,
-    limits: &Limits,
-) -> Result<Machine, MmioError> {
-    match place(p2m, phys, size, limits, false) {
-        Placement::Direct(start) => Ok(start),
-        Placement::Bounce(reason) => Err(MmioError::Beyond(reason)),
-        Placement::Refuse(refusal) => Err(MmioError::Refused(refusal)),
+pub fn place_page(p2m: &impl P2m, phys: Phys, size: usize, reach: u64) -> PagePlacement {
+    // No bytes wrap around here, and so are more than the page has.
+    let rest = wide(size).wrapping_sub(1);
+    if rest > !phys.raw() & (PAGE_SIZE - 1) {
+        return PagePlacement::Unsure;
+    }
+    let Some(mfn) = p2m.ordinary(phys.pfn()) else {
+        return PagePlacement::Unsure;
+    };
+    let start = mfn.start().raw() | phys.page_offset();
+    if start.wrapping_add(rest) <= reach {
+        PagePlacement::Direct(Machine::new(start))
+    } else {
+        PagePlacement::Beyond
     }
 }

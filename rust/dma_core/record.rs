@@ -19,6 +19,7 @@ use crate::{
     },
     request::{
         kept,
+        CHUNK_SLOTS,
         SLOT_SHIFT,
         SLOT_SIZE, //
     }, //
@@ -28,6 +29,7 @@ const LIVE: u64 = 1 << 63;
 const KEEP_SHIFT: u32 = 56;
 const KEEP_MASK: u64 = 0x1f;
 const OWNER_SHIFT: u32 = 32;
+const OWNER_MASK: u64 = ((1 << KEEP_SHIFT) - 1) & !SIZE_MASK;
 const SIZE_MASK: u64 = (1 << OWNER_SHIFT) - 1;
 
 /// Who made a mapping: a number that the caller gives each device.
@@ -54,6 +56,34 @@ impl Owner {
     pub const fn raw(self) -> u32 {
         self.0
     }
+
+    /// The second word of a live record of this owner's. The size fits, as no run is larger than
+    /// 1 GiB.
+    #[inline]
+    pub(crate) const fn live(self, size: u64, keep: u32) -> u64 {
+        // CAST: Both widen.
+        let (keep, owner) = (keep as u64, self.0 as u64);
+        LIVE | (keep << KEEP_SHIFT) | (owner << OWNER_SHIFT) | (size & SIZE_MASK)
+    }
+
+    /// Is this the second word of a live record of this owner's?
+    #[inline]
+    pub(crate) const fn has(self, word: u64) -> bool {
+        word & (LIVE | OWNER_MASK) == self.live(0, 0)
+    }
+}
+
+/// Is `at`, in a run's first slot, the first byte of the mapping with these words?
+#[inline]
+pub(crate) const fn starts_here(at: Machine, phys: u64, word: u64) -> bool {
+    at.raw() & (SLOT_SIZE - 1) == kept(Phys::new(phys), keep_of(word))
+}
+
+/// How many low bits of the address are its offset in the run.
+#[inline]
+const fn keep_of(word: u64) -> u32 {
+    // CAST: The value is masked to a few bits.
+    ((word >> KEEP_SHIFT) & KEEP_MASK) as u32
 }
 
 /// A mapping that goes through an extent.
@@ -69,12 +99,10 @@ pub struct Record {
 }
 
 impl Record {
-    /// The second word. The size fits, as no run is larger than 1 GiB.
+    /// The second word.
     #[inline]
     pub(crate) const fn encode(&self) -> u64 {
-        // CAST: Both widen.
-        let (keep, owner) = (self.keep as u64, self.owner.0 as u64);
-        LIVE | (keep << KEEP_SHIFT) | (owner << OWNER_SHIFT) | (self.size & SIZE_MASK)
+        self.owner.live(self.size, self.keep)
     }
 
     /// Decodes the words of the slot `first` of an extent at `base`; [`None`] if they are dead.
@@ -83,17 +111,16 @@ impl Record {
         if word & LIVE == 0 {
             return None;
         }
-        // CAST: The values are masked to fewer than 32 bits.
-        let keep = ((word >> KEEP_SHIFT) & KEEP_MASK) as u32;
+        Some(Self::of(base, first, phys, word))
+    }
+
+    /// As [`Record::decode`], for words that were live.
+    #[inline]
+    pub(crate) const fn of(base: Machine, first: usize, phys: u64, word: u64) -> Self {
+        // CAST: The value is masked to fewer than 32 bits.
         let owner = Owner((word >> OWNER_SHIFT) as u32 & ((1 << Owner::BITS) - 1));
-        Some(Self::new(
-            base,
-            first,
-            Phys::new(phys),
-            word & SIZE_MASK,
-            owner,
-            keep,
-        ))
+        let keep = keep_of(word);
+        Self::new(base, first, Phys::new(phys), word & SIZE_MASK, owner, keep)
     }
 
     #[inline]
@@ -147,6 +174,18 @@ impl Record {
     #[inline]
     pub const fn slots(&self) -> usize {
         self.slots
+    }
+
+    /// Does the run lie in one chunk, among others?
+    #[inline]
+    pub const fn is_small(&self) -> bool {
+        self.slots <= CHUNK_SLOTS
+    }
+
+    /// The chunk that the run begins in: if it is a small one, a good place to look for the next one.
+    #[inline]
+    pub const fn chunk(&self) -> usize {
+        self.first / CHUNK_SLOTS
     }
 
     /// The run's first slot.
@@ -226,13 +265,41 @@ impl Run {
 #[must_use = "the run of a mapping that is dropped is never free again"]
 pub struct Held {
     pub(crate) base: Machine,
-    pub(crate) record: Record,
+    pub(crate) first: usize,
+    phys: Phys,
+    size: u64,
+    slots: usize,
 }
 
 impl Held {
-    /// What the run carries.
+    /// Takes over the words of a record that was ended.
     #[inline]
-    pub const fn record(&self) -> &Record {
-        &self.record
+    pub(crate) const fn new(base: Machine, first: usize, phys: u64, word: u64) -> Self {
+        let (phys, size) = (Phys::new(phys), word & SIZE_MASK);
+        Self {
+            base,
+            first,
+            phys,
+            size,
+            slots: slots_for(kept(phys, keep_of(word)), size),
+        }
+    }
+
+    /// The buffer that the run stood in for.
+    #[inline]
+    pub const fn phys(&self) -> Phys {
+        self.phys
+    }
+
+    /// The mapping's size in bytes.
+    #[inline]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The slots of the run.
+    #[inline]
+    pub const fn slots(&self) -> usize {
+        self.slots
     }
 }

@@ -16,7 +16,7 @@
 //! chunk's word. A large run claims free chunks by their taken bits, 64 of them at a time; of its
 //! last chunk it takes only what it needs and opens it for small runs. Small runs are served from
 //! the bottom of the extent, large ones from its top. Each processor begins at a chunk of its own,
-//! its home, so that processors rarely meet.
+//! its home, and goes on where it was served last, so that processors rarely meet.
 //!
 //! No operation waits for another: a compare-and-swap fails only because another one succeeded.
 //! None needs interrupts off.
@@ -51,7 +51,7 @@
 //! let device = Owner::new(7).unwrap();
 //! let buffer = Phys::new(0x12_3456_7890);
 //! let request = slots.request(buffer, 3000, &Limits::new(0xffff_ffff, 0, !0, 0)).unwrap();
-//! let run = slots.claim(&request, 0).unwrap();
+//! let run = slots.claim(&request, slots.home(0)).unwrap();
 //! let at = slots.publish(run, buffer, 3000, device).unwrap().start();
 //! assert_eq!(slots.used(), 2);
 //!
@@ -82,6 +82,7 @@ use crate::{
     limits::Limits,
     record::{
         slots_for,
+        starts_here,
         Held,
         Misuse,
         Owner,
@@ -94,7 +95,8 @@ use crate::{
         Request,
         CHUNK_SLOTS,
         MAX_SLOTS,
-        SLOT_SHIFT, //
+        SLOT_SHIFT,
+        SLOT_SIZE, //
     },
     words::{
         needed,
@@ -175,7 +177,8 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
         Request::for_mapping(self.base, phys, size, limits)
     }
 
-    /// Claims a run for the caller on processor `cpu`, which is a hint only.
+    /// Claims a run. A small one is looked for from the chunk `near` on: where the processor was
+    /// served last ([`Record::chunk`]), or its [`Slots::home`].
     ///
     /// A run of a page or more begins on a page as long as there is such a place.
     ///
@@ -183,14 +186,14 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
     ///
     /// See [`ClaimError`].
     #[inline]
-    pub fn claim(&self, request: &Request, cpu: usize) -> Result<Run, ClaimError> {
+    pub fn claim(&self, request: &Request, near: usize) -> Result<Run, ClaimError> {
         if request.slots() > self.slots {
             return Err(ClaimError::TooLarge);
         }
 
         let first = if request.slots() <= CHUNK_SLOTS {
             let fit = Fit::new(request, self.words.chunks()).ok_or(ClaimError::Impossible)?;
-            self.claim_small(&fit, self.home(cpu))?
+            self.claim_small(&fit, self.words.wrap(near))?
         } else {
             self.claim_large(request)?
         };
@@ -223,6 +226,21 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
         Ok(record)
     }
 
+    /// The common case of [`Slots::claim`] and [`Slots::publish`]: 1 to 4096 bytes, of which no
+    /// address bits are kept, in the chunk `near`. They lie on one page, so that they cross no boundary
+    /// that is a multiple of pages. Returns the mapping's machine address, or [`None`] if that chunk
+    /// has no place or is changed by others at this moment.
+    #[inline(always)]
+    pub fn carry(&self, phys: Phys, size: usize, owner: Owner, near: usize) -> Option<Machine> {
+        let first = self.claim_here(wide(size) > SLOT_SIZE, self.words.wrap(near))?;
+        let at = self.words.record(first);
+
+        self.words.store(at, phys.raw());
+        self.words
+            .store(at.wrapping_add(1), owner.live(wide(size), 0));
+        Some(self.address(first))
+    }
+
     /// Gives back a run that was not published. Returns how many of its slots were not in use: not
     /// 0 means that the extent's state is corrupt.
     pub fn cancel(&self, run: Run) -> usize {
@@ -252,12 +270,17 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
     /// # Errors
     ///
     /// As [`Slots::find`], and [`Misuse::NotHead`] for an address inside the mapping.
-    #[inline]
+    #[inline(always)]
     pub fn retire(&self, at: Machine, owner: Owner) -> Result<Held, Misuse> {
         let slot = self.slot(at)?;
-        match self.record(slot) {
-            Some(record) if record.start() == at && record.owner() == owner => self.end(&record),
-            _ => self.retire_far(at, owner),
+        let words = self.words.record(slot);
+        let live = self.words.load(words.wrapping_add(1));
+        let phys = self.words.load(words);
+
+        if owner.has(live) && starts_here(at, phys, live) {
+            self.end(slot, live)
+        } else {
+            self.retire_far(at, owner)
         }
     }
 
@@ -267,7 +290,7 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
     fn retire_far(&self, at: Machine, owner: Owner) -> Result<Held, Misuse> {
         let record = self.find(at, owner)?;
         if record.start() == at {
-            self.end(&record)
+            self.end(record.first(), record.encode())
         } else {
             Err(Misuse::NotHead {
                 head: record.start(),
@@ -275,32 +298,27 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
         }
     }
 
-    /// Ends a mapping, if nobody else was faster.
-    #[inline]
-    fn end(&self, record: &Record) -> Result<Held, Misuse> {
-        let words = self.words.record(record.first());
-        let live = record.encode();
+    /// Ends the mapping with this second word, if nobody else was faster.
+    #[inline(always)]
+    fn end(&self, slot: usize, live: u64) -> Result<Held, Misuse> {
+        let words = self.words.record(slot);
         if self.words.replace(words.wrapping_add(1), live, 0).is_err() {
             return Err(Misuse::NotMapped);
         }
         // From here on nobody else writes the record. If a mapping just like this one took its place
         // in between, then that is the one that ends, so take its address.
         let phys = self.words.load(words);
-        let record = Record::decode(self.base, record.first(), phys, live);
-        Ok(Held {
-            base: self.base,
-            record: record.ok_or(Misuse::NotMapped)?,
-        })
+        Ok(Held::new(self.base, slot, phys, live))
     }
 
     /// Frees the slots of a mapping that was retired. Returns how many of them were not in use: not
     /// 0 means that the extent's state is corrupt.
-    #[inline]
+    #[inline(always)]
     pub fn free(&self, held: Held) -> usize {
-        self.release(held.base, held.record.first(), held.record.slots())
+        self.release(held.base, held.first, held.slots())
     }
 
-    #[inline]
+    #[inline(always)]
     fn release(&self, base: Machine, first: usize, slots: usize) -> usize {
         if base != self.base {
             slots
@@ -312,13 +330,14 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
     }
 
     /// The chunk where a processor begins.
+    pub fn home(&self, cpu: usize) -> usize {
+        cpu.checked_rem(self.homes).unwrap_or(0)
+    }
+
+    /// The machine address of a slot.
     #[inline]
-    fn home(&self, cpu: usize) -> usize {
-        if cpu < self.homes {
-            cpu
-        } else {
-            cpu.checked_rem(self.homes).unwrap_or(0)
-        }
+    const fn address(&self, slot: usize) -> Machine {
+        Machine::new(self.base.raw().wrapping_add(wide(slot) << SLOT_SHIFT))
     }
 
     /// The slot that an address lies in.

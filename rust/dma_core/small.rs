@@ -2,10 +2,10 @@
 
 //! Small runs: up to 64 slots, in one open chunk.
 //!
-//! Where they are looked for, in this order: at home; at home again, opening it; in open chunks that
-//! surely have room; in a free chunk, opening it; in open chunks that may have room between other
-//! runs. So the slow and exact search comes only when everything is in use, and yet a run is found
-//! wherever enough slots are free side by side.
+//! Where they are looked for, in this order: in the chunk where the processor was served last; there
+//! again, opening it; in open chunks with ample room; in a free chunk, opening it; in every open
+//! chunk with a free run that is long enough. So open chunks fill up before others are opened, and
+//! yet a run is found wherever enough slots are free side by side.
 //!
 //! A chunk is closed by replacing its word of zeros by ones: from then on nobody finds room in it,
 //! and its taken bit can be cleared. Chunks that fall empty stay open, ready for the next run, until
@@ -16,7 +16,7 @@ use crate::{
     bits::{
         bit,
         count,
-        level,
+        every,
         low,
         place_of,
         WORD, //
@@ -26,8 +26,12 @@ use crate::{
         ClaimError,
         CHUNK_SLOTS, //
     },
-    slots::Slots,
-    words::Map, //
+    room::{
+        next,
+        AtLeast,
+        LANES, //
+    },
+    slots::Slots, //
 };
 
 /// How often a search is repeated because others were faster.
@@ -37,22 +41,48 @@ pub(crate) const PASSES: usize = 16;
 enum Outcome {
     /// The slot where the run begins.
     Claimed(usize),
-    /// The chunk had this word, which has no room.
-    NoRoom(u64),
+    /// The chunk has no place for the run.
+    NoRoom,
     /// Another processor was faster.
     Lost,
 }
 
 impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
+    /// Claims one slot, or the two of a page, in this chunk, and returns the first.
+    #[inline(always)]
+    pub(crate) fn claim_here(&self, two: bool, chunk: usize) -> Option<usize> {
+        let at = self.words.chunk(chunk);
+        let old = self.words.load(at);
+        let free = !old;
+        let (starts, run) = if two {
+            (free & (free >> 1) & every(1), 3u64)
+        } else {
+            (free, 1)
+        };
+        if starts == 0 {
+            return None;
+        }
+        let start = starts.trailing_zeros();
+        let new = old | run.wrapping_shl(start);
+
+        self.words.replace(at, old, new).ok()?;
+        self.words.room_changed(chunk, old, new);
+        Some(
+            chunk
+                .wrapping_mul(CHUNK_SLOTS)
+                .wrapping_add(place_of(start)),
+        )
+    }
+
     /// Claims a run and returns its first slot.
     #[inline]
-    pub(crate) fn claim_small(&self, fit: &Fit, home: usize) -> Result<usize, ClaimError> {
-        if fit.admits(home) {
-            if let Outcome::Claimed(first) = self.try_chunk(home, fit, false) {
+    pub(crate) fn claim_small(&self, fit: &Fit, near: usize) -> Result<usize, ClaimError> {
+        if fit.admits(near) {
+            if let Outcome::Claimed(first) = self.try_chunk(near, fit, false) {
                 return Ok(first);
             }
         }
-        self.search(fit, home)
+        self.search(fit, near)
     }
 
     /// Claims a run in a chunk, if that is open and has room.
@@ -61,13 +91,13 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
         let at = self.words.chunk(chunk);
         let old = self.words.load(at);
         let Some(start) = fit.start(old, desperate) else {
-            return Outcome::NoRoom(old);
+            return Outcome::NoRoom;
         };
         let new = old | fit.mask(start);
 
         match self.words.replace(at, old, new) {
             Ok(()) => {
-                self.words.lost_room(chunk, old, new);
+                self.words.room_changed(chunk, old, new);
                 Outcome::Claimed(chunk.wrapping_mul(CHUNK_SLOTS).wrapping_add(start))
             }
             Err(_) => Outcome::Lost,
@@ -75,31 +105,29 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
     }
 
     #[inline(never)]
-    fn search(&self, fit: &Fit, home: usize) -> Result<usize, ClaimError> {
+    fn search(&self, fit: &Fit, near: usize) -> Result<usize, ClaimError> {
         // Behind the homes, and apart from where the other processors go on.
-        let onward = self.homes.wrapping_add(home);
+        let onward = if near < self.homes {
+            self.homes.wrapping_add(near)
+        } else {
+            near
+        };
 
         for _ in 0..PASSES {
             let mut lost = false;
 
-            if fit.admits(home) {
-                if let Some(first) = self.open(home, fit) {
+            if fit.admits(near) {
+                if let Some(first) = self.open(near, fit) {
                     return Ok(first);
                 }
             }
-            let surely = fit.class().map(|class| (class, false));
-            if let Some(first) = self.search_open(surely, fit, onward, &mut lost) {
+            if let Some(first) = self.search_open(fit, fit.ample(), false, onward, &mut lost) {
                 return Ok(first);
             }
-            if let Some(first) = self.scan(Map::Free, onward, fit, |chunk| {
-                let opened = self.open(chunk, fit);
-                lost |= opened.is_none();
-                opened
-            }) {
+            if let Some(first) = self.search_free(fit, onward, &mut lost) {
                 return Ok(first);
             }
-            let maybe = Some((fit.floor(), true));
-            if let Some(first) = self.search_open(maybe, fit, onward, &mut lost) {
+            if let Some(first) = self.search_open(fit, fit.slots(), true, onward, &mut lost) {
                 return Ok(first);
             }
             if !lost {
@@ -109,49 +137,46 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
         Err(ClaimError::Full)
     }
 
-    /// Tries the open chunks with hints of a class.
+    /// Tries the open chunks with free runs of `length`, from `onward` upwards and around.
     fn search_open(
         &self,
-        class: Option<(u32, bool)>,
         fit: &Fit,
+        length: usize,
+        desperate: bool,
         onward: usize,
         lost: &mut bool,
     ) -> Option<usize> {
-        let (class, desperate) = class?;
+        let words = self.words.room_len();
+        let enough = AtLeast::new(length);
 
-        self.scan(Map::Hint(class), onward, fit, |chunk| {
-            match self.try_chunk(chunk, fit, desperate) {
-                Outcome::Claimed(first) => Some(first),
-                Outcome::NoRoom(word) => {
-                    if level(word) <= class {
-                        self.words.retract(chunk, class);
-                    }
-                    None
+        for step in 0..words {
+            let word = (onward / LANES).wrapping_add(step) & words.wrapping_sub(1);
+            let mut found = enough.of(self.words.load(self.words.room(word)));
+            while let Some((lane, others)) = next(found) {
+                found = others;
+                let chunk = word.wrapping_mul(LANES).wrapping_add(lane);
+                if !fit.admits(chunk) {
+                    continue;
                 }
-                Outcome::Lost => {
-                    *lost = true;
-                    None
+                match self.try_chunk(chunk, fit, desperate) {
+                    Outcome::Claimed(first) => return Some(first),
+                    Outcome::NoRoom => {}
+                    Outcome::Lost => *lost = true,
                 }
             }
-        })
+        }
+        None
     }
 
-    /// Visits the chunks of a map that the request admits, from `onward` upwards and around, until a
-    /// visit yields something.
-    fn scan(
-        &self,
-        map: Map,
-        onward: usize,
-        fit: &Fit,
-        mut visit: impl FnMut(usize) -> Option<usize>,
-    ) -> Option<usize> {
+    /// Opens a free chunk, the first from `onward` upwards and around.
+    fn search_free(&self, fit: &Fit, onward: usize, lost: &mut bool) -> Option<usize> {
         let words = self.words.map_len();
         let ahead = !low(onward & (WORD - 1));
 
         // The first word is visited twice: its upper part first, its lower part last.
         for step in 0..=words {
             let word = (onward / WORD).wrapping_add(step) & words.wrapping_sub(1);
-            let mut chunks = self.words.map(map, word) & fit.in_word(word);
+            let mut chunks = self.words.free(word) & fit.in_word(word);
             if step == 0 {
                 chunks &= ahead;
             } else if step == words {
@@ -160,10 +185,11 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
             while chunks != 0 {
                 let chunk = place_of(chunks.trailing_zeros());
                 chunks &= chunks.wrapping_sub(1);
-                let found = visit(word.wrapping_mul(WORD).wrapping_add(chunk));
-                if found.is_some() {
-                    return found;
+                let opened = self.open(word.wrapping_mul(WORD).wrapping_add(chunk), fit);
+                if opened.is_some() {
+                    return opened;
                 }
+                *lost = true;
             }
         }
         None
@@ -175,17 +201,17 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
         if !self.words.take(self.taken(chunk), bit(chunk & (WORD - 1))) {
             return None;
         }
+        self.words.took(1);
         self.start_chunk(chunk, fit.mask(start));
         Some(chunk.wrapping_mul(CHUNK_SLOTS).wrapping_add(start))
     }
 
     /// Opens a chunk whose taken bit the caller has set, with these slots in use.
     pub(crate) fn start_chunk(&self, chunk: usize, used: u64) {
-        // A full barrier, so that who retracts a hint after it sees the chunk open. It cannot fail:
-        // nobody else writes the word of a chunk that is not open.
+        // It cannot fail: nobody else writes the word of a chunk that is not open.
         let opened = self.words.replace(self.words.chunk(chunk), u64::MAX, used);
         if opened.is_ok() {
-            self.words.gained_room(chunk, u64::MAX, used);
+            self.words.room_changed(chunk, u64::MAX, used);
         }
     }
 
@@ -200,8 +226,9 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
 
     /// Makes a chunk free whose word nobody else can change: it is the caller's, and all ones.
     fn bury(&self, chunk: usize) {
-        self.words.forget(chunk);
+        self.words.put_room_right(chunk);
         self.words.clear(self.taken(chunk), bit(chunk & (WORD - 1)));
+        self.words.gave(1);
     }
 
     /// Where the taken bit of a chunk is.
@@ -212,15 +239,14 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
     /// Closes every chunk in which nothing is in use. Returns how many there were.
     #[cold]
     pub(crate) fn sweep(&self) -> usize {
+        let roomy = AtLeast::new(CHUNK_SLOTS);
         let mut closed = 0usize;
 
-        for word in 0..self.words.map_len() {
-            let mut taken = !self.words.map(Map::Free, word) & self.words.in_word(word);
-            while taken != 0 {
-                let chunk = word
-                    .wrapping_mul(WORD)
-                    .wrapping_add(place_of(taken.trailing_zeros()));
-                taken &= taken.wrapping_sub(1);
+        for word in 0..self.words.room_len() {
+            let mut found = roomy.of(self.words.load(self.words.room(word)));
+            while let Some((lane, others)) = next(found) {
+                found = others;
+                let chunk = word.wrapping_mul(LANES).wrapping_add(lane);
                 if self.words.load(self.words.chunk(chunk)) == 0 && self.close(chunk) {
                     closed = closed.wrapping_add(1);
                 }
@@ -230,14 +256,33 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
     }
 
     /// Frees a run of up to 64 slots. Returns how many of them were not in use.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn free_small(&self, first: usize, slots: usize) -> usize {
         let (chunk, start) = (first / CHUNK_SLOTS, first & (CHUNK_SLOTS - 1));
         let run = low(slots).wrapping_shl(count(start));
         let at = self.words.chunk(chunk);
+        let old = self.words.load(at);
+
+        // More than half a chunk had it to itself as a rule, and closes it.
+        if slots <= CHUNK_SLOTS / 2 && old & run == run {
+            let new = old & !run;
+            if self.words.replace(at, old, new).is_ok() {
+                self.words.room_changed(chunk, old, new);
+                return 0;
+            }
+        }
+        self.free_slowly(chunk, run)
+    }
+
+    /// As [`Slots::free_small`], if the chunk may be closed, if others are at it, or if something is
+    /// wrong.
+    #[cold]
+    #[inline(never)]
+    fn free_slowly(&self, chunk: usize, run: u64) -> usize {
+        let at = self.words.chunk(chunk);
         let mut old = self.words.load(at);
 
-        if slots > CHUNK_SLOTS / 2 && old == run && self.words.replace(at, old, u64::MAX).is_ok() {
+        if old == run && self.words.replace(at, old, u64::MAX).is_ok() {
             self.bury(chunk);
             return 0;
         }
@@ -248,15 +293,12 @@ impl<W: AtomicWord, B: AsRef<[W]>> Slots<W, B> {
             }
             match self.words.replace(at, old, new) {
                 Ok(()) => {
-                    self.words.gained_room(chunk, old, new);
+                    self.words.room_changed(chunk, old, new);
                     break;
                 }
                 Err(now) => old = now,
             }
         }
-        match run & !old {
-            0 => 0,
-            missing => place_of(missing.count_ones()),
-        }
+        place_of((run & !old).count_ones())
     }
 }

@@ -9,7 +9,8 @@
 //! |---|---|---|
 //! | chunks | 1 a chunk | one bit a slot: not free |
 //! | taken | 1 for 64 chunks | one bit a chunk: open for small runs, or part of a large one |
-//! | hints | 6 times as many | one bit a chunk: it may have a free block of this class |
+//! | room | 1 for 8 chunks | one byte a chunk: the longest free run |
+//! | counts | 2 | how many chunks are taken, and how many were at most |
 //! | records | 2 a slot | what the run that begins here carries |
 //!
 //! Chunks that follow each other have their words in different cache lines: they are the homes of
@@ -20,38 +21,32 @@ use core::marker::PhantomData;
 use crate::{
     atomic::AtomicWord,
     bits::{
+        index,
         low,
-        place_of,
-        CLASSES,
+        wide,
         WORD, //
     },
     request::CHUNK_SLOTS,
+    room::LANES, //
 };
 
 /// Words in a cache line.
 const LINE: usize = 8;
 
-/// Bitmaps with one bit a chunk: the taken bits, and the hints of each class.
-const MAPS: usize = 1 + place_of(CLASSES);
+/// Words of counts: chunks taken now, and at most.
+const COUNTS: usize = 2;
 
 /// Words in a record.
 const RECORD: usize = 2;
-
-/// A bitmap with one bit a chunk.
-#[derive(Clone, Copy)]
-pub(crate) enum Map {
-    /// Chunks that are neither open nor part of a large run.
-    Free,
-    /// Open chunks that may have a free block of this class.
-    Hint(u32),
-}
 
 /// The sections of an extent's slice.
 pub(crate) struct Words<W, B> {
     words: B,
     chunks: usize,
-    /// Words of a bitmap with one bit a chunk.
+    /// Words of a bitmap with one bit a chunk: a power of two.
     map: usize,
+    /// Where the records begin.
+    records: usize,
     /// Cache lines of the chunk section, less one.
     line_mask: usize,
     /// Logarithm of their number.
@@ -64,14 +59,22 @@ const fn map_words(chunks: usize) -> usize {
     chunks.div_ceil(WORD)
 }
 
+/// Words of bytes, one for each of `chunks`.
+const fn room_words(chunks: usize) -> usize {
+    chunks.div_ceil(LANES)
+}
+
+/// Words before the records.
+const fn before_records(chunks: usize) -> usize {
+    chunks
+        .saturating_add(map_words(chunks))
+        .saturating_add(room_words(chunks))
+        .saturating_add(COUNTS)
+}
+
 /// Words for an extent of `slots`.
 pub(crate) const fn needed(slots: usize) -> usize {
-    let chunks = slots / CHUNK_SLOTS;
-    let maps = map_words(chunks).saturating_mul(MAPS);
-
-    chunks
-        .saturating_add(maps)
-        .saturating_add(slots.saturating_mul(RECORD))
+    before_records(slots / CHUNK_SLOTS).saturating_add(slots.saturating_mul(RECORD))
 }
 
 impl<W: AtomicWord, B: AsRef<[W]>> Words<W, B> {
@@ -83,6 +86,7 @@ impl<W: AtomicWord, B: AsRef<[W]>> Words<W, B> {
             words,
             chunks,
             map: map_words(chunks),
+            records: before_records(chunks),
             line_mask: lines.wrapping_sub(1),
             line_shift: lines.trailing_zeros(),
             _words: PhantomData,
@@ -103,10 +107,22 @@ impl<W: AtomicWord, B: AsRef<[W]>> Words<W, B> {
         self.chunks
     }
 
-    /// Words of a [`Map`]: a power of two.
+    /// A chunk of this extent, whatever the number.
+    #[inline]
+    pub(crate) const fn wrap(&self, chunk: usize) -> usize {
+        chunk & self.chunks.wrapping_sub(1)
+    }
+
+    /// Words of the taken bits: a power of two.
     #[inline]
     pub(crate) const fn map_len(&self) -> usize {
         self.map
+    }
+
+    /// Words of the bytes: a power of two.
+    #[inline]
+    pub(crate) const fn room_len(&self) -> usize {
+        room_words(self.chunks)
     }
 
     /// The bits of a map's word that stand for chunks.
@@ -132,27 +148,22 @@ impl<W: AtomicWord, B: AsRef<[W]>> Words<W, B> {
         self.chunks.wrapping_add(word)
     }
 
-    /// Where a word of a class's hints is.
+    /// Where a word of the bytes is.
     #[inline]
-    pub(crate) const fn hint(&self, class: u32, word: usize) -> usize {
-        let before = self.map.wrapping_mul(1usize.wrapping_add(place_of(class)));
-        self.taken(before).wrapping_add(word)
+    pub(crate) const fn room(&self, word: usize) -> usize {
+        self.chunks.wrapping_add(self.map).wrapping_add(word)
     }
 
     /// Where the record of a slot is: the address; the rest follows it.
     #[inline]
     pub(crate) const fn record(&self, slot: usize) -> usize {
-        let before = self.map.wrapping_mul(MAPS);
-        self.taken(before).wrapping_add(slot.wrapping_mul(RECORD))
+        self.records.wrapping_add(slot.wrapping_mul(RECORD))
     }
 
-    /// A word of a map, as it is now.
+    /// The chunks of a word of the taken bits that are free.
     #[inline]
-    pub(crate) fn map(&self, map: Map, word: usize) -> u64 {
-        match map {
-            Map::Free => !self.load(self.taken(word)) & self.in_word(word),
-            Map::Hint(class) => self.load(self.hint(class, word)) & self.in_word(word),
-        }
+    pub(crate) fn free(&self, word: usize) -> u64 {
+        !self.load(self.taken(word)) & self.in_word(word)
     }
 
     /// Reads a word. One that is not there is full.
@@ -196,19 +207,6 @@ impl<W: AtomicWord, B: AsRef<[W]>> Words<W, B> {
         false
     }
 
-    /// Sets `bits`, without writing if they are set.
-    #[inline]
-    pub(crate) fn set(&self, at: usize, bits: u64) {
-        let mut old = self.load(at);
-
-        while old & bits != bits {
-            match self.replace(at, old, old | bits) {
-                Ok(()) => return,
-                Err(now) => old = now,
-            }
-        }
-    }
-
     /// Clears `bits`, without writing if they are clear. Returns those that were set.
     #[inline]
     pub(crate) fn clear(&self, at: usize, bits: u64) -> u64 {
@@ -224,5 +222,41 @@ impl<W: AtomicWord, B: AsRef<[W]>> Words<W, B> {
             }
         }
         0
+    }
+
+    /// Counts chunks that were taken.
+    pub(crate) fn took(&self, chunks: usize) {
+        let at = self.records.wrapping_sub(COUNTS);
+        let taken = self.update(at, |taken| taken.wrapping_add(wide(chunks)));
+        self.update(at.wrapping_add(1), |most| most.max(taken));
+    }
+
+    /// Counts chunks that are taken no longer.
+    pub(crate) fn gave(&self, chunks: usize) {
+        let at = self.records.wrapping_sub(COUNTS);
+        self.update(at, |taken| taken.wrapping_sub(wide(chunks)));
+    }
+
+    /// The most chunks that were taken at a time.
+    pub(crate) fn most_taken(&self) -> usize {
+        index(self.load(self.records.wrapping_sub(1)))
+    }
+
+    /// Replaces a word by what `change` makes of it, and returns that.
+    fn update(&self, at: usize, change: impl Fn(u64) -> u64) -> u64 {
+        let mut old = self.load(at);
+
+        loop {
+            let new = change(old);
+            if new == old {
+                return new;
+            }
+            match self.replace(at, old, new) {
+                Ok(()) => return new,
+                // A word that is not there stays what it is.
+                Err(now) if now == old => return old,
+                Err(now) => old = now,
+            }
+        }
     }
 }

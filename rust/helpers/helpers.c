@@ -4,12 +4,13 @@
  * logic.  The prefix rust_helper_xen_dma_ is dropped on the Rust side.
  */
 #include <linux/device.h>
+#include <linux/dma-map-ops.h>
 #include <linux/dma-mapping.h>
 #include <linux/io.h>
 #include <linux/irqflags.h>
-#include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/percpu.h>
 #include <linux/scatterlist.h>
 #include <linux/spinlock.h>
 #include <linux/vmalloc.h>
@@ -24,6 +25,11 @@
 #define __rust_helper
 #endif
 
+__rust_helper u64 __percpu *rust_helper_xen_dma_alloc_percpu_words(size_t count)
+{
+	return __alloc_percpu(count * sizeof(u64), L1_CACHE_BYTES);
+}
+
 __rust_helper void rust_helper_xen_dma_device_lock(struct device *dev)
 {
 	device_lock(dev);
@@ -37,6 +43,11 @@ __rust_helper void rust_helper_xen_dma_device_unlock(struct device *dev)
 __rust_helper int rust_helper_xen_dma_dma_mapping_error(struct device *dev, dma_addr_t addr)
 {
 	return dma_mapping_error(dev, addr);
+}
+
+__rust_helper void rust_helper_xen_dma_dma_reset_need_sync(struct device *dev)
+{
+	dma_reset_need_sync(dev);
 }
 
 __rust_helper void
@@ -65,6 +76,11 @@ rust_helper_xen_dma_dma_sync_single_for_device(struct device *dev, dma_addr_t ad
 					       enum dma_data_direction dir)
 {
 	dma_sync_single_for_device(dev, addr, size, dir);
+}
+
+__rust_helper void rust_helper_xen_dma_free_percpu_words(u64 __percpu *words)
+{
+	free_percpu(words);
 }
 
 __rust_helper void rust_helper_xen_dma_local_irq_restore(unsigned long flags)
@@ -115,6 +131,11 @@ __rust_helper unsigned long rust_helper_xen_dma_page_to_pfn(struct page *page)
 	return page_to_pfn(page);
 }
 
+__rust_helper u64 *rust_helper_xen_dma_per_cpu_word(u64 __percpu *word, unsigned int cpu)
+{
+	return cpu_possible(cpu) ? per_cpu_ptr(word, cpu) : NULL;
+}
+
 __rust_helper void *rust_helper_xen_dma_phys_to_virt(phys_addr_t phys)
 {
 	return phys_to_virt(phys);
@@ -140,26 +161,9 @@ __rust_helper unsigned int rust_helper_xen_dma_sg_dma_len(struct scatterlist *sg
 	return sg_dma_len(sg);
 }
 
-__rust_helper bool rust_helper_xen_dma_sg_is_p2pdma(struct scatterlist *sg)
-{
-	return is_pci_p2pdma_page(sg_page(sg));
-}
-
 __rust_helper struct scatterlist *rust_helper_xen_dma_sg_next(struct scatterlist *sg)
 {
 	return sg_next(sg);
-}
-
-__rust_helper phys_addr_t rust_helper_xen_dma_sg_phys(struct scatterlist *sg)
-{
-	return sg_phys(sg);
-}
-
-__rust_helper void
-rust_helper_xen_dma_sg_set_dma(struct scatterlist *sg, dma_addr_t address, unsigned int length)
-{
-	sg_dma_address(sg) = address;
-	sg_dma_len(sg) = length;
 }
 
 __rust_helper void

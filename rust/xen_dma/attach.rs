@@ -121,6 +121,9 @@ impl<P: Provider> Attachment<P> {
         let slot = unsafe { &raw mut (*raw(&self.dev)).dma_ops };
         // SAFETY: As above; ours until now.
         unsafe { slot.write(self.previous.load(Relaxed) as *mut _) };
+        // What our table let the core skip, the old operations may need.
+        // SAFETY: As above.
+        unsafe { bindings::dma_reset_need_sync(raw(&self.dev)) };
         // SAFETY: The reference that `attach` took.
         unsafe { bindings::module_put(self.module.as_ptr()) };
     }

@@ -9,6 +9,7 @@ use dma_core::Limits;
 use kernel::{
     device::Device,
     fmt,
+    page::PAGE_SIZE,
     prelude::*, //
 };
 
@@ -23,21 +24,52 @@ pub(crate) fn raw(dev: &Device) -> *mut bindings::device {
 /// `min_align_mask`, as they are now.  Any context.
 #[inline]
 pub fn limits(dev: &Device) -> Limits {
+    Fields::read(raw(dev), streaming_mask(raw(dev))).limits()
+}
+
+/// The highest machine address that the device uses, if no other limit matters to it for a buffer
+/// within one page, which is so as a rule.  [`None`]: ask [`limits`].  Any context.
+#[inline]
+pub fn page_reach(dev: &Device) -> Option<u64> {
     let dev = raw(dev);
-    // SAFETY: A live device; drivers set the field before they map.
-    let mask = unsafe { (*dev).dma_mask };
-    let mask = if mask.is_null() {
-        0
-    } else {
-        // SAFETY: The mask lives as long as the device.
-        unsafe { mask.read() }
-    };
-    limits_under(dev, mask)
+    // SAFETY: A live device; drivers set the fields before they map.
+    let (mask, bus_limit, parameters) =
+        unsafe { ((*dev).dma_mask, (*dev).bus_dma_limit, (*dev).dma_parms) };
+    if mask.is_null() || parameters.is_null() || bus_limit != 0 {
+        return None;
+    }
+    // SAFETY: Bus code sets the pointer once, to memory that lives as long as the device.
+    let parameters = unsafe { &*parameters };
+    if parameters.segment_boundary_mask < PAGE_SIZE - 1
+        || parameters.min_align_mask as usize > PAGE_SIZE - 1
+    {
+        return None;
+    }
+    // SAFETY: The mask lives as long as the device.
+    Some(unsafe { mask.read() })
+}
+
+/// The highest machine address that the device uses, if [`page_reach`] knew one.  Any context.
+#[inline]
+pub fn reach(dev: &Device) -> u64 {
+    streaming_mask(raw(dev))
+}
+
+/// The low address bits that a bounce must keep.  Any context.  C: `dma_get_min_align_mask()`.
+#[inline]
+pub fn min_align(dev: &Device) -> u64 {
+    // SAFETY: A live device.
+    let parameters = unsafe { (*raw(dev)).dma_parms };
+    if parameters.is_null() {
+        return 0;
+    }
+    // SAFETY: Bus code sets the pointer once, to memory that lives as long as the device.
+    u64::from(unsafe { (*parameters).min_align_mask })
 }
 
 /// As [`limits`], under a mask that is not set yet.
 pub fn limits_for(dev: &Device, mask: u64) -> Limits {
-    limits_under(raw(dev), mask)
+    Fields::read(raw(dev), mask).limits()
 }
 
 /// As [`limits`], under the mask for coherent memory.
@@ -45,31 +77,58 @@ pub fn coherent_limits(dev: &Device) -> Limits {
     let dev = raw(dev);
     // SAFETY: A live device.
     let mask = unsafe { (*dev).coherent_dma_mask };
-    limits_under(dev, mask)
+    Fields::read(dev, mask).limits()
 }
 
+/// The mask for streaming mappings.
 #[inline]
-fn limits_under(dev: *mut bindings::device, mask: u64) -> Limits {
-    // SAFETY: A live device.
-    let bus_limit = unsafe { (*dev).bus_dma_limit };
-    // SAFETY: A live device.
-    let parameters = unsafe { (*dev).dma_parms };
-    if parameters.is_null() {
-        return Limits::new(mask, bus_limit, u64::from(u32::MAX), 0);
+fn streaming_mask(dev: *mut bindings::device) -> u64 {
+    // SAFETY: A live device; drivers set the field before they map.
+    let mask = unsafe { (*dev).dma_mask };
+    if mask.is_null() {
+        return 0;
     }
-    // SAFETY: Bus code sets the pointer once, to memory that lives as long as the device.
-    let parameters = unsafe { &*parameters };
-    // C: `dma_get_seg_boundary()` reads 0 as the default of 4 GiB.
-    let boundary = match parameters.segment_boundary_mask {
-        0 => u64::from(u32::MAX),
-        mask => mask as u64,
-    };
-    Limits::new(
-        mask,
-        bus_limit,
-        boundary,
-        u64::from(parameters.min_align_mask),
-    )
+    // SAFETY: The mask lives as long as the device.
+    unsafe { mask.read() }
+}
+
+/// What a device's fields say of its limits.
+struct Fields {
+    mask: u64,
+    bus_limit: u64,
+    boundary: u64,
+    min_align: u64,
+}
+
+impl Fields {
+    #[inline]
+    fn read(dev: *mut bindings::device, mask: u64) -> Self {
+        let mut fields = Self {
+            mask,
+            // SAFETY: A live device.
+            bus_limit: unsafe { (*dev).bus_dma_limit },
+            boundary: 0,
+            min_align: 0,
+        };
+        // SAFETY: A live device.
+        let parameters = unsafe { (*dev).dma_parms };
+        if !parameters.is_null() {
+            // SAFETY: Bus code sets the pointer once, to memory that lives as long as the device.
+            let parameters = unsafe { &*parameters };
+            fields.boundary = parameters.segment_boundary_mask as u64;
+            fields.min_align = u64::from(parameters.min_align_mask);
+        }
+        // C: `dma_get_seg_boundary()` takes 0, and no parameters, for 4 GiB.
+        if fields.boundary == 0 {
+            fields.boundary = u64::from(u32::MAX);
+        }
+        fields
+    }
+
+    #[inline]
+    fn limits(&self) -> Limits {
+        Limits::new(self.mask, self.bus_limit, self.boundary, self.min_align)
+    }
 }
 
 /// The PCI vendor and device number, if it is a PCI device.

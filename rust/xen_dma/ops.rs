@@ -47,13 +47,14 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// The DMA API lets no other number through; one would stand for both ways, which loses nothing.
     #[inline]
-    pub(crate) fn from_raw(raw: bindings::dma_data_direction) -> Result<Self> {
+    pub(crate) fn from_raw(raw: bindings::dma_data_direction) -> Self {
         match raw {
-            bindings::dma_data_direction_DMA_BIDIRECTIONAL => Ok(Self::Bidirectional),
-            bindings::dma_data_direction_DMA_TO_DEVICE => Ok(Self::ToDevice),
-            bindings::dma_data_direction_DMA_FROM_DEVICE => Ok(Self::FromDevice),
-            _ => Err(EINVAL),
+            bindings::dma_data_direction_DMA_BIDIRECTIONAL => Self::Bidirectional,
+            bindings::dma_data_direction_DMA_TO_DEVICE => Self::ToDevice,
+            bindings::dma_data_direction_DMA_FROM_DEVICE => Self::FromDevice,
+            _ => Self::Bidirectional,
         }
     }
 
@@ -85,6 +86,13 @@ impl Attrs {
     pub const MMIO: Self = Self(bindings::DMA_ATTR_MMIO as c_ulong);
     /// CPU and device must see the same bytes at all times: no bouncing.
     pub const REQUIRE_COHERENT: Self = Self(bindings::DMA_ATTR_REQUIRE_COHERENT as c_ulong);
+
+    /// Whether nothing forbids that the bytes are carried elsewhere: neither
+    /// [`Attrs::REQUIRE_COHERENT`] nor [`Attrs::MMIO`] is set.
+    #[inline]
+    pub fn allow_bounce(self) -> bool {
+        self.0 & (Self::REQUIRE_COHERENT.0 | Self::MMIO.0) == 0
+    }
 
     /// Whether all of `other` are set.
     #[inline]
@@ -134,7 +142,14 @@ pub struct CoherentPages {
 /// not sleep.  `dev` is the device that the table is attached to.
 #[vtable]
 pub trait Provider: Sized + Send + Sync + 'static {
-    /// Makes a buffer visible to the device.  C: `map_phys`.
+    /// Whether nothing needs a sync until [`Table::start_syncs`] is called: the core does not even
+    /// call the backend then.
+    ///
+    /// [`Table::start_syncs`]: crate::table::Table::start_syncs
+    const SYNCS_LATER: bool = false;
+
+    /// Makes a buffer visible to the device.  C has one error for all, so that which one it is
+    /// matters to nobody.  C: `map_phys`.
     fn map(
         &self,
         dev: &Device,

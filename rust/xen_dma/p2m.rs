@@ -16,6 +16,7 @@ use dma_core::{
     Mfn,
     P2m,
     Pfn,
+    ADDRESS_BITS,
     PAGE_SHIFT, //
 };
 
@@ -50,23 +51,52 @@ impl Domain {
 ///
 /// # Invariants
 ///
-/// The kernel runs in a PV domain, so the linear table exists.
+/// The kernel runs in a PV domain, so the linear table exists.  It is mapped at `table` for every
+/// index below `end`, and stays so.
 #[derive(Clone, Copy)]
-pub struct LinearP2m(());
+pub struct LinearP2m {
+    table: *mut usize,
+    end: u64,
+}
+
+// SAFETY: The table is the kernel's; entries are read and written as single words.
+unsafe impl Send for LinearP2m {}
+// SAFETY: As above.
+unsafe impl Sync for LinearP2m {}
 
 impl LinearP2m {
     /// The table, if this is a PV domain.
     pub fn get() -> Option<Self> {
-        // INVARIANT: Checked here; the kind of domain never changes.
-        (Domain::current() == Domain::Pv).then_some(Self(()))
+        if Domain::current() != Domain::Pv {
+            return None;
+        }
+        // INVARIANT: Checked above; the kind of domain never changes.
+        Some(Self {
+            // SAFETY: A variable that C sets up before any module or initcall runs and that is
+            // constant from then on.
+            table: unsafe { bindings::xen_p2m_addr },
+            // SAFETY: As above.
+            end: unsafe { bindings::xen_p2m_size as u64 },
+        })
+    }
+
+    /// The same table, in which [`P2m::ordinary`] finds nothing.
+    pub fn without_ordinary(self) -> Self {
+        // INVARIANT: A part of what is mapped.
+        Self { end: 0, ..self }
     }
 
     /// The first pfn that the table does not cover.
     #[inline]
     pub fn end(self) -> u64 {
-        // SAFETY: A variable that C sets up before any module or initcall runs and that is
-        // constant from then on.
-        unsafe { bindings::xen_p2m_size as u64 }
+        self.end
+    }
+
+    /// The entry of a pfn below [`LinearP2m::end`].
+    #[inline]
+    fn entry(self, pfn: Pfn) -> u64 {
+        // SAFETY: By the type invariant; another CPU may write the entry, as one store.
+        unsafe { self.table.add(pfn.raw() as usize).read_volatile() as u64 }
     }
 
     /// Looks a pfn up where the linear table has no plain answer.  C: `get_phys_to_machine()`
@@ -87,7 +117,7 @@ impl LinearP2m {
     /// leaf of the table is not one of the shared read-only ones.
     pub(crate) unsafe fn set(self, pfn: Pfn, entry: u64) {
         // SAFETY: In bounds and writable by the function's contract.
-        let slot = unsafe { bindings::xen_p2m_addr.add(pfn.raw() as usize) };
+        let slot = unsafe { self.table.add(pfn.raw() as usize) };
         // SAFETY: As above; other CPUs read entries with single loads, so this is a single store.
         unsafe { slot.write_volatile(entry as usize) };
     }
@@ -113,18 +143,35 @@ pub(crate) const INVALID_ENTRY: u64 = u64::MAX;
 impl P2m for LinearP2m {
     #[inline]
     fn frame(&self, pfn: Pfn) -> Frame {
-        if pfn.raw() >= self.end() {
+        if pfn.raw() >= self.end {
             return self.slow(pfn);
         }
-        // SAFETY: By the type invariant the table exists, and it is mapped for every index below
-        // its size.
-        let slot = unsafe { bindings::xen_p2m_addr.add(pfn.raw() as usize) };
-        // SAFETY: As above; another CPU may write the entry, as one store.
-        let entry = unsafe { slot.read_volatile() } as u64;
-        if entry == INVALID_ENTRY {
-            return self.slow(pfn);
+        match self.entry(pfn) {
+            INVALID_ENTRY => self.slow(pfn),
+            entry => Frame::decode(entry),
         }
-        Frame::decode(entry)
+    }
+
+    #[inline]
+    fn ordinary(&self, pfn: Pfn) -> Option<Mfn> {
+        if pfn.raw() >= self.end {
+            return None;
+        }
+        let entry = self.entry(pfn);
+        // Foreign, identity and missing frames have bits above those of a frame number.
+        (entry >> (ADDRESS_BITS - PAGE_SHIFT) == 0).then_some(Mfn::new(entry))
+    }
+
+    #[inline]
+    fn follows(&self, pfn: Pfn, mfn: Mfn, count: u64) -> bool {
+        match pfn.raw().checked_add(count) {
+            Some(end) if end <= self.end => {}
+            _ => return false,
+        }
+        mfn.raw().wrapping_add(count) >> (ADDRESS_BITS - PAGE_SHIFT) == 0
+            && (0..count).all(|n| {
+                self.entry(Pfn::new(pfn.raw().wrapping_add(n))) == mfn.raw().wrapping_add(n)
+            })
     }
 }
 

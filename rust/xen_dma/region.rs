@@ -66,9 +66,12 @@ pub struct Region {
     pages: Pages,
     base: Machine,
     order: u32,
+    /// In bytes.
+    size: usize,
     view: NonNull<u8>,
     mapped: bool,
     origin: Origin,
+    linear: LinearMap,
 }
 
 // SAFETY: `self` owns its pages and its view; neither is bound to a thread.
@@ -138,9 +141,11 @@ impl Region {
                     pages,
                     base: base.start(),
                     order,
+                    size: PAGE_SIZE << order,
                     view,
                     mapped,
                     origin,
+                    linear: LinearMap::get(),
                 };
                 region.clear();
                 Ok(region)
@@ -180,9 +185,11 @@ impl Region {
             pages,
             base: base.start(),
             order,
+            size: PAGE_SIZE << order,
             view,
             mapped: false,
             origin,
+            linear: LinearMap::get(),
         };
         region.clear();
         Ok(region)
@@ -200,9 +207,11 @@ impl Region {
             pages,
             base: base.start(),
             order,
+            size: PAGE_SIZE << order,
             view,
             mapped: false,
             origin: Origin::Fitting,
+            linear: LinearMap::get(),
         })
     }
 
@@ -215,7 +224,7 @@ impl Region {
     /// Size in bytes.
     #[inline]
     pub fn size(&self) -> usize {
-        PAGE_SIZE << self.order
+        self.size
     }
 
     /// Where the CPU sees the first byte.
@@ -267,7 +276,8 @@ impl Region {
     /// DMA API vouches that the buffer is its own.  Any context.
     #[inline]
     pub fn copy_in(&self, offset: usize, from: Phys, size: usize) -> bool {
-        let (Some(at), Some(from)) = (self.within(offset, size), linear_range(from, size)) else {
+        let (Some(at), Some(from)) = (self.within(offset, size), self.linear.range(from, size))
+        else {
             return false;
         };
         // SAFETY: Both ranges were checked; the view and the buffer are distinct memory.
@@ -278,7 +288,7 @@ impl Region {
     /// Copies `size` bytes out of the region into physical memory; as [`Region::copy_in`].
     #[inline]
     pub fn copy_out(&self, offset: usize, to: Phys, size: usize) -> bool {
-        let (Some(at), Some(to)) = (self.within(offset, size), linear_range(to, size)) else {
+        let (Some(at), Some(to)) = (self.within(offset, size), self.linear.range(to, size)) else {
             return false;
         };
         // SAFETY: As in `copy_in`.
@@ -290,7 +300,7 @@ impl Region {
     #[inline]
     fn within(&self, offset: usize, size: usize) -> Option<*mut u8> {
         let end = offset.checked_add(size)?;
-        (end <= self.size()).then(|| self.view.as_ptr().wrapping_add(offset))
+        (end <= self.size).then(|| self.view.as_ptr().wrapping_add(offset))
     }
 }
 
@@ -366,12 +376,29 @@ fn map_view(pages: &Pages) -> Result<NonNull<u8>> {
     NonNull::new(view.cast()).ok_or(ENOMEM)
 }
 
-/// The linear map's address of a physical range, if memory can be there at all.
-#[inline]
-fn linear_range(phys: Phys, size: usize) -> Option<*mut u8> {
-    let end = phys.raw().checked_add(size as u64)?;
-    // The p2m covers every page that Linux may call memory.
-    let top = LinearP2m::get()?.end() << PAGE_SHIFT;
-    // SAFETY: Arithmetic only.
-    (end <= top).then(|| unsafe { bindings::phys_to_virt(phys.raw()) }.cast())
+/// Where the kernel sees all memory, side by side.  The same for all regions, and kept in each so
+/// that a copy finds it at hand.
+#[derive(Clone, Copy)]
+struct LinearMap {
+    start: *mut u8,
+    /// The first physical address that is not memory: the p2m covers all that Linux may call so.
+    end: u64,
+}
+
+impl LinearMap {
+    /// The map; empty outside a PV domain.
+    fn get() -> Self {
+        Self {
+            // SAFETY: Arithmetic only.
+            start: unsafe { bindings::phys_to_virt(0) }.cast(),
+            end: LinearP2m::get().map_or(0, |p2m| p2m.end() << PAGE_SHIFT),
+        }
+    }
+
+    /// The address of a physical range, if memory can be there at all.
+    #[inline]
+    fn range(self, phys: Phys, size: usize) -> Option<*mut u8> {
+        let end = phys.raw().checked_add(size as u64)?;
+        (end <= self.end).then(|| self.start.wrapping_add(phys.raw() as usize))
+    }
 }

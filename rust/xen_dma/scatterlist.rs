@@ -7,9 +7,13 @@
 //! C: [`include/linux/scatterlist.h`](srctree/include/linux/scatterlist.h).
 
 use crate::bindings;
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    mem::size_of, //
+};
 use dma_core::{
     Machine,
+    Pfn,
     Phys, //
 };
 
@@ -78,11 +82,14 @@ impl<'a> Iterator for Entries<'a> {
             lent: PhantomData,
         };
         self.left -= 1;
-        // SAFETY: An entry of the list; C ends a list with null.
-        self.next = unsafe { bindings::sg_next(self.next) };
+        self.next = entry.following();
         Some(entry)
     }
 }
+
+/// Bits of an entry's `page_link` beside the address.
+const CHAIN: usize = bindings::SG_CHAIN as usize;
+const END: usize = bindings::SG_END as usize;
 
 /// One entry: a piece of buffer, and where the device sees it.
 pub struct Entry<'a> {
@@ -91,11 +98,38 @@ pub struct Entry<'a> {
 }
 
 impl Entry<'_> {
+    /// The entry after this one; null after the last.  C: `sg_next()`.
+    #[inline]
+    fn following(&self) -> *mut bindings::scatterlist {
+        // SAFETY: A valid entry.
+        if unsafe { (*self.raw).page_link } & END != 0 {
+            return core::ptr::null_mut();
+        }
+        let next = self.raw.wrapping_add(1);
+        // SAFETY: Not the last entry, so another one follows it.
+        let link = unsafe { (*next).page_link };
+        if link & CHAIN == 0 {
+            next
+        } else {
+            core::ptr::with_exposed_provenance_mut(link & !(CHAIN | END))
+        }
+    }
+
     /// Where the piece lies.  C: `sg_phys()`.
     #[inline]
     pub fn phys(&self) -> Phys {
         // SAFETY: A valid entry.
-        Phys::new(unsafe { bindings::sg_phys(self.raw) })
+        let (link, offset) = unsafe { ((*self.raw).page_link, (*self.raw).offset) };
+        // SAFETY: A variable that C sets up in early boot.
+        let first = unsafe { bindings::vmemmap_base };
+        // C: `page_to_pfn()`, with all `struct page` side by side.
+        let pfn = (link & !(CHAIN | END)).wrapping_sub(first) / size_of::<bindings::page>();
+        Phys::new(
+            Pfn::new(pfn as u64)
+                .start()
+                .raw()
+                .wrapping_add(u64::from(offset)),
+        )
     }
 
     /// Its size in bytes.
@@ -105,31 +139,26 @@ impl Entry<'_> {
         unsafe { (*self.raw).length as usize }
     }
 
-    /// Whether the piece is memory of another device.  C: `is_pci_p2pdma_page()`.
-    #[inline]
-    pub fn is_peer_memory(&self) -> bool {
-        // SAFETY: A valid entry.
-        unsafe { bindings::sg_is_p2pdma(self.raw) }
-    }
-
     /// Where the device sees it.  C: `sg_dma_address()`.
     #[inline]
     pub fn dma_address(&self) -> Machine {
         // SAFETY: A valid entry.
-        Machine::new(unsafe { bindings::sg_dma_address(self.raw) })
+        Machine::new(unsafe { (*self.raw).dma_address })
     }
 
     /// Size of the mapping.  C: `sg_dma_len()`.
     #[inline]
     pub fn dma_length(&self) -> usize {
         // SAFETY: A valid entry.
-        unsafe { bindings::sg_dma_len(self.raw) as usize }
+        unsafe { (*self.raw).dma_length as usize }
     }
 
     /// Notes where the device sees the piece; length 0 ends the mapped part of a list.
     #[inline]
     pub fn set_dma(&mut self, address: Machine, length: usize) {
         // SAFETY: A valid entry, lent for writing.
-        unsafe { bindings::sg_set_dma(self.raw, address.raw(), length as u32) };
+        unsafe { (*self.raw).dma_address = address.raw() };
+        // SAFETY: As above.
+        unsafe { (*self.raw).dma_length = length as u32 };
     }
 }

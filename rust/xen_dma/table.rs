@@ -11,6 +11,7 @@
 
 use crate::{
     bindings,
+    device::raw,
     ops::{
         peer_memory,
         Attrs,
@@ -27,7 +28,9 @@ use crate::{
     },
 };
 use core::{
+    cell::UnsafeCell,
     marker::PhantomData,
+    mem::offset_of,
     ptr::NonNull, //
 };
 use dma_core::{
@@ -48,17 +51,32 @@ use kernel::{
 /// A provider and the C table that leads to it.
 ///
 /// The C table comes first, so that its address is the table's.
+///
+/// # Invariants
+///
+/// After [`Table::new`] the fields of `ops` do not change, but for those of the syncs, which go from
+/// null to their callbacks.
 #[repr(C)]
 pub struct Table<P> {
-    ops: bindings::dma_map_ops,
+    ops: UnsafeCell<bindings::dma_map_ops>,
     provider: P,
 }
+
+// SAFETY: C reads the fields of `ops` one by one, and each is written as one word.
+unsafe impl<P: Sync> Sync for Table<P> {}
 
 impl<P: Provider> Table<P> {
     /// Makes the C table for a provider.
     pub fn new(provider: P) -> Self {
+        let mut ops = Callbacks::<P>::OPS;
+        if P::SYNCS_LATER {
+            ops.sync_single_for_cpu = None;
+            ops.sync_single_for_device = None;
+            ops.sync_sg_for_cpu = None;
+            ops.sync_sg_for_device = None;
+        }
         Self {
-            ops: Callbacks::<P>::OPS,
+            ops: UnsafeCell::new(ops),
             provider,
         }
     }
@@ -70,8 +88,39 @@ impl<P: Provider> Table<P> {
 
     /// The C table.
     pub(crate) fn ops(&self) -> *const bindings::dma_map_ops {
-        &self.ops
+        self.ops.get()
     }
+}
+
+/// Makes the core call a provider's syncs from now on, before this returns.  For a provider with
+/// [`Provider::SYNCS_LATER`], when the first mapping is made that needs them; more calls change
+/// nothing.  Any context.  C: `dma_reset_need_sync()`.
+///
+/// Nothing happens if the device is not attached to this very provider.
+#[cold]
+pub fn start_syncs<P: Provider>(dev: &Device, provider: &P) {
+    let dev = raw(dev);
+    // SAFETY: A live device; only compared.
+    let ops: *mut bindings::dma_map_ops = unsafe { (*dev).dma_ops }.cast();
+    let inside = ops
+        .cast::<Table<P>>()
+        .wrapping_byte_add(offset_of!(Table<P>, provider));
+    if !core::ptr::eq(inside.cast::<P>(), provider) {
+        return;
+    }
+    let all = Callbacks::<P>::OPS;
+    // SAFETY: The provider lives in a `Table<P>`, whose first field `ops` points to; see the type
+    // invariant.
+    unsafe { (&raw mut (*ops).sync_single_for_cpu).write_volatile(all.sync_single_for_cpu) };
+    // SAFETY: As above.
+    unsafe { (&raw mut (*ops).sync_single_for_device).write_volatile(all.sync_single_for_device) };
+    // SAFETY: As above.
+    unsafe { (&raw mut (*ops).sync_sg_for_cpu).write_volatile(all.sync_sg_for_cpu) };
+    // SAFETY: As above.
+    unsafe { (&raw mut (*ops).sync_sg_for_device).write_volatile(all.sync_sg_for_device) };
+    // SAFETY: A live device.  x86 keeps the order of stores: who finds the flag cleared finds the
+    // callbacks.
+    unsafe { bindings::dma_reset_need_sync(dev) };
 }
 
 /// The C side of `P`.
@@ -137,8 +186,9 @@ impl<P: Provider> Callbacks<P> {
     ) -> bindings::dma_addr_t {
         // SAFETY: Called by the DMA API.
         let (dev, provider) = unsafe { Self::enter(dev) };
-        Direction::from_raw(dir)
-            .and_then(|dir| provider.map(dev, Phys::new(phys), size, dir, Attrs::from_raw(attrs)))
+        let (dir, attrs) = (Direction::from_raw(dir), Attrs::from_raw(attrs));
+        provider
+            .map(dev, Phys::new(phys), size, dir, attrs)
             .map_or(MAPPING_ERROR, Machine::raw)
     }
 
@@ -154,9 +204,8 @@ impl<P: Provider> Callbacks<P> {
     ) {
         // SAFETY: Called by the DMA API.
         let (dev, provider) = unsafe { Self::enter(dev) };
-        if let Ok(dir) = Direction::from_raw(dir) {
-            provider.unmap(dev, Machine::new(addr), size, dir, Attrs::from_raw(attrs));
-        }
+        let dir = Direction::from_raw(dir);
+        provider.unmap(dev, Machine::new(addr), size, dir, Attrs::from_raw(attrs));
     }
 
     /// # Safety
@@ -174,7 +223,7 @@ impl<P: Provider> Callbacks<P> {
         // SAFETY: By this function's contract.
         let list = unsafe { ScatterList::from_raw(sg, nents) };
         from_result(|| {
-            let dir = Direction::from_raw(dir)?;
+            let dir = Direction::from_raw(dir);
             let mapped = provider.map_sg(dev, list, dir, Attrs::from_raw(attrs));
             mapped
                 .and_then(|n| c_int::try_from(n).map_err(|_| EINVAL))
@@ -203,9 +252,8 @@ impl<P: Provider> Callbacks<P> {
         let (dev, provider) = unsafe { Self::enter(dev) };
         // SAFETY: By this function's contract.
         let list = unsafe { ScatterList::from_raw(sg, nents) };
-        if let Ok(dir) = Direction::from_raw(dir) {
-            provider.unmap_sg(dev, list, dir, Attrs::from_raw(attrs));
-        }
+        let dir = Direction::from_raw(dir);
+        provider.unmap_sg(dev, list, dir, Attrs::from_raw(attrs));
     }
 
     /// # Safety
@@ -219,9 +267,8 @@ impl<P: Provider> Callbacks<P> {
     ) {
         // SAFETY: Called by the DMA API.
         let (dev, provider) = unsafe { Self::enter(dev) };
-        if let Ok(dir) = Direction::from_raw(dir) {
-            provider.sync_for_cpu(dev, Machine::new(addr), size, dir);
-        }
+        let dir = Direction::from_raw(dir);
+        provider.sync_for_cpu(dev, Machine::new(addr), size, dir);
     }
 
     /// # Safety
@@ -235,9 +282,8 @@ impl<P: Provider> Callbacks<P> {
     ) {
         // SAFETY: Called by the DMA API.
         let (dev, provider) = unsafe { Self::enter(dev) };
-        if let Ok(dir) = Direction::from_raw(dir) {
-            provider.sync_for_device(dev, Machine::new(addr), size, dir);
-        }
+        let dir = Direction::from_raw(dir);
+        provider.sync_for_device(dev, Machine::new(addr), size, dir);
     }
 
     /// # Safety
@@ -253,9 +299,8 @@ impl<P: Provider> Callbacks<P> {
         let (dev, provider) = unsafe { Self::enter(dev) };
         // SAFETY: By this function's contract.
         let list = unsafe { ScatterList::from_raw(sg, nents) };
-        if let Ok(dir) = Direction::from_raw(dir) {
-            provider.sync_sg_for_cpu(dev, list, dir);
-        }
+        let dir = Direction::from_raw(dir);
+        provider.sync_sg_for_cpu(dev, list, dir);
     }
 
     /// # Safety
@@ -271,9 +316,8 @@ impl<P: Provider> Callbacks<P> {
         let (dev, provider) = unsafe { Self::enter(dev) };
         // SAFETY: By this function's contract.
         let list = unsafe { ScatterList::from_raw(sg, nents) };
-        if let Ok(dir) = Direction::from_raw(dir) {
-            provider.sync_sg_for_device(dev, list, dir);
-        }
+        let dir = Direction::from_raw(dir);
+        provider.sync_sg_for_device(dev, list, dir);
     }
 
     /// # Safety
@@ -327,9 +371,8 @@ impl<P: Provider> Callbacks<P> {
     ) -> *mut bindings::page {
         // SAFETY: Called by the DMA API.
         let (dev, provider) = unsafe { Self::enter(dev) };
-        let pages = Direction::from_raw(dir)
-            .and_then(|dir| provider.alloc_pages(dev, size, dir, Context::from_gfp(gfp)));
-        match pages {
+        let (dir, context) = (Direction::from_raw(dir), Context::from_gfp(gfp));
+        match provider.alloc_pages(dev, size, dir, context) {
             Ok(pages) => {
                 // SAFETY: By this function's contract.
                 unsafe { handle.write(pages.dma.raw()) };
@@ -351,8 +394,8 @@ impl<P: Provider> Callbacks<P> {
     ) {
         // SAFETY: Called by the DMA API.
         let (dev, provider) = unsafe { Self::enter(dev) };
-        if let (Some(first), Ok(dir)) = (NonNull::new(page), Direction::from_raw(dir)) {
-            let dma = Machine::new(dma);
+        if let Some(first) = NonNull::new(page) {
+            let (dma, dir) = (Machine::new(dma), Direction::from_raw(dir));
             provider.free_pages(dev, size, CoherentPages { first, dma }, dir);
         }
     }
@@ -412,8 +455,8 @@ impl<P: Provider> Callbacks<P> {
     ) {
         // SAFETY: Called by the DMA API.
         let (dev, provider) = unsafe { Self::enter(dev) };
-        if let (Some(cpu), Ok(dir)) = (NonNull::new(cpu.cast()), Direction::from_raw(dir)) {
-            provider.cache_sync(dev, cpu, size, dir);
+        if let Some(cpu) = NonNull::new(cpu.cast()) {
+            provider.cache_sync(dev, cpu, size, Direction::from_raw(dir));
         }
     }
 

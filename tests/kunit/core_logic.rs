@@ -7,14 +7,12 @@
 use crate::check::check;
 use dma_core::{
     place,
-    place_mmio,
     ClaimError,
     Frame,
     Limits,
     Machine,
     Mfn,
     Misuse,
-    MmioError,
     Owner,
     P2m,
     Pfn,
@@ -208,10 +206,33 @@ mod tests {
 
     #[test]
     fn device_memory_never_bounces() -> Result {
-        let at = |phys, mask| place_mmio(&Fake, Phys::new(phys), 0x1000, &limits(mask, ALL, 0));
-        check!(at(0x1_7000, LOW) == Ok(Machine::new(0x1_7000)));
-        check!(at(0x1_7000, 0xffff) == Err(MmioError::Beyond(Reason::Unreachable)));
-        check!(at(0x1_9000, LOW) == Err(MmioError::Refused(Refusal::Hole)));
+        for (phys, mask, force, expected) in [
+            (
+                0x1_7000,
+                LOW,
+                false,
+                Placement::Direct(Machine::new(0x1_7000)),
+            ),
+            (
+                0x1_7000,
+                LOW,
+                true,
+                Placement::Direct(Machine::new(0x1_7000)),
+            ),
+            (
+                0x1_7000,
+                0xffff,
+                false,
+                Placement::Refuse(Refusal::DeviceMemory),
+            ),
+            (0x1_9000, LOW, false, Placement::Refuse(Refusal::Hole)),
+        ] {
+            let placement = place(&Fake, Phys::new(phys), 0x1000, &limits(mask, ALL, 0), force);
+            check!(
+                placement == expected,
+                "{phys:#x}, mask {mask:#x}: {placement:?}"
+            );
+        }
         Ok(())
     }
 
