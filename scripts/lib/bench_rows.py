@@ -12,7 +12,7 @@ from problem import Problem
 CALLS = ("map", "alloc", "sync_for_cpu", "sync_for_device", "unmap", "free", "refused")
 AGREEMENT = 0.01
 """How far medians of two boots may differ, in relation."""
-AGREEMENT_SLEEPING = 0.05
+AGREEMENT_SLEEPING = 0.10
 """The same where pages are allocated: which ones are at hand is not the same in two boots."""
 SLEEPING = ("coherent",)
 """Cases that may sleep, and so are no mapping operations."""
