@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from bench_rows import Key, Measured, Results
 
-SLEEPING = ("coherent",)
-"""Cases that may sleep, and so are no mapping operations."""
 KIB = 1024
 
 
@@ -40,6 +39,17 @@ class Goal:
             return True
         return self.value is not None and self.value <= self.limit
 
+    def as_json(self) -> dict[str, Any]:
+        """In the shape of bench.json."""
+        return {
+            "name": self.name,
+            "c": self.c,
+            "ours": self.ours,
+            "value": self.value,
+            "at_most": self.limit,
+            "met": self.met,
+        }
+
 
 def total(of: Results, keys: Iterable[Key], figure: Callable[[Measured], int], parts: int = 1) -> int | None:
     """The sum of figures, divided by `parts`; none if one of them is missing."""
@@ -50,8 +60,12 @@ def total(of: Results, keys: Iterable[Key], figure: Callable[[Measured], int], p
 
 
 def compared(
-    name: str, limit: float, sides: tuple[Results, Results], keys: list[Key],
-    figure: Callable[[Measured], int] = Measured.whole, parts: int = 1,
+    name: str,
+    limit: float,
+    sides: tuple[Results, Results],
+    keys: list[Key],
+    figure: Callable[[Measured], int] = Measured.whole,
+    parts: int = 1,
 ) -> Goal:
     """A goal for a ratio."""
     c, ours = (total(of, keys, figure, parts) for of in sides)
@@ -79,7 +93,7 @@ def goals(c: Results, ours: Results) -> Iterator[Goal]:
     yield compared("sync of a direct mapping, both ways", 0.25, sides, pair)
 
     def mapping(key: Key) -> bool:
-        return key.case not in SLEEPING
+        return not key.sleeps
 
     def hopeless(key: Key) -> bool:
         return key.call == "refused" and (key.case == "too-large" or key.fill == 100)

@@ -11,6 +11,11 @@ from problem import Problem
 
 CALLS = ("map", "alloc", "sync_for_cpu", "sync_for_device", "unmap", "free", "refused")
 AGREEMENT = 0.01
+"""How far medians of two boots may differ, in relation."""
+AGREEMENT_SLEEPING = 0.10
+"""The same where pages are allocated: which ones are at hand is not the same in two boots."""
+SLEEPING = ("coherent",)
+"""Cases that may sleep, and so are no mapping operations."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,16 @@ class Key:
     def order(self) -> int:
         """The call's place in a table."""
         return CALLS.index(self.call)
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether the call may sleep, and takes interrupts."""
+        return self.case in SLEEPING
+
+    @property
+    def agreement(self) -> float:
+        """How far two boots may differ."""
+        return AGREEMENT_SLEEPING if self.sleeps else AGREEMENT
 
 
 @dataclass(frozen=True)
@@ -93,5 +108,5 @@ def disagreements(first: Results, second: Results) -> Iterator[str]:
         one, other = first.get(key), second.get(key)
         if not one or not other:
             yield f"{key}: in one boot only"
-        elif abs(one.median - other.median) > AGREEMENT * one.median:
+        elif abs(one.median - other.median) > one.median * key.agreement:
             yield f"{key}: {one.median:,} and {other.median:,}"
