@@ -125,6 +125,8 @@ pub(crate) struct Aperture {
     /// The lowest extent last, so that narrow devices find it unused by others.
     extents: KVec<Extent>,
     directory: KVVec<u8>,
+    /// Size of the largest extent in bytes.
+    most: usize,
 }
 
 impl Aperture {
@@ -175,7 +177,12 @@ impl Aperture {
                 *entry = number;
             }
         }
-        let aperture = Self { extents, directory };
+        let most = extents.iter().map(|e| e.region.size()).max().unwrap_or(0);
+        let aperture = Self {
+            extents,
+            directory,
+            most,
+        };
         aperture.announce(megabytes, missing);
         Ok(aperture)
     }
@@ -210,6 +217,12 @@ impl Aperture {
                 most + bytes(slots.most_set_apart()),
             )
         })
+    }
+
+    /// Size of the largest extent in bytes: no mapping of any device can be larger.
+    #[inline]
+    pub(crate) fn most(&self) -> usize {
+        self.most
     }
 
     /// The extents.

@@ -26,6 +26,7 @@ use crate::{
 use dma_core::{
     place,
     place_page,
+    Bounces,
     Held,
     Limits,
     Machine,
@@ -164,11 +165,12 @@ impl Backend {
         }
     }
 
-    /// Maps a buffer that is not direct at a glance, or notes why not.
+    /// Maps a buffer of which a glance told that it lies on one page beyond the device's `reach`, or
+    /// notes why not.
     ///
     /// The parameters are in the order of C's callback, so that they stay where they are.
     #[inline(never)]
-    fn map_else(
+    fn map_beyond(
         dev: &Device,
         phys: Phys,
         size: usize,
@@ -176,18 +178,37 @@ impl Backend {
         attrs: Attrs,
         backend: &Self,
     ) -> Option<Machine> {
-        match backend.place(dev, phys, size, reach, attrs) {
+        match backend.place_beyond(dev, phys, size, reach, attrs) {
             Ok(at) => Some(at),
-            Err(cause) => {
-                backend.fail(dev, size, cause, attrs.contains(Attrs::NO_WARN));
-                None
-            }
+            Err(cause) => backend.fail_map(dev, size, cause, attrs),
         }
     }
 
-    /// Maps a buffer, or says why not; `reach` is what a glance said.
+    /// Maps a buffer of which a glance told nothing, or notes why not.
+    #[inline(never)]
+    fn map_any(
+        dev: &Device,
+        phys: Phys,
+        size: usize,
+        attrs: Attrs,
+        backend: &Self,
+    ) -> Option<Machine> {
+        match backend.place(dev, phys, size, attrs) {
+            Ok(at) => Some(at),
+            Err(cause) => backend.fail_map(dev, size, cause, attrs),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn fail_map(&self, dev: &Device, size: usize, cause: Cause, attrs: Attrs) -> Option<Machine> {
+        self.fail(dev, size, cause, attrs.contains(Attrs::NO_WARN));
+        None
+    }
+
+    /// Maps a buffer that lies on one page beyond the device's reach, or says why not.
     #[inline(always)]
-    fn place(
+    fn place_beyond(
         &self,
         dev: &Device,
         phys: Phys,
@@ -204,21 +225,25 @@ impl Backend {
                 return self.carried(dev, extent, at, phys, size, Reason::Unreachable);
             }
         }
-        self.place_any(dev, phys, size, attrs)
+        self.bounce(
+            dev,
+            phys,
+            size,
+            &device::limits(dev),
+            Reason::Unreachable,
+            attrs,
+        )
     }
 
-    /// As [`Backend::place`], for buffers of any kind.
-    #[inline(never)]
-    fn place_any(
-        &self,
-        dev: &Device,
-        phys: Phys,
-        size: usize,
-        attrs: Attrs,
-    ) -> Result<Machine, Cause> {
+    /// Maps a buffer, or says why not.
+    #[inline]
+    fn place(&self, dev: &Device, phys: Phys, size: usize, attrs: Attrs) -> Result<Machine, Cause> {
         let limits = device::limits(dev);
-        let force = self.shared.force;
-        match place(&self.shared.p2m, phys, size, &limits, force) {
+        let bounces = Bounces {
+            most: self.shared.aperture.most(),
+            forced: self.shared.force,
+        };
+        match place(&self.shared.p2m, phys, size, &limits, bounces) {
             Placement::Direct(at) => {
                 self.counters.direct(size);
                 Ok(at)
@@ -229,7 +254,7 @@ impl Backend {
     }
 
     /// Carries a buffer through the aperture.
-    #[inline]
+    #[inline(never)]
     fn bounce(
         &self,
         dev: &Device,
@@ -377,16 +402,19 @@ impl Provider for Backend {
         match self.glance(dev, phys, size) {
             Ok(at) => Ok(at),
             // The DMA API is not told why.
-            Err(reach) => Self::map_else(dev, phys, size, reach, attrs, self).ok_or(ENOMEM),
+            Err(0) => Self::map_any(dev, phys, size, attrs, self).ok_or(ENOMEM),
+            Err(reach) => Self::map_beyond(dev, phys, size, reach, attrs, self).ok_or(ENOMEM),
         }
     }
 
     #[inline]
     fn unmap(&self, dev: &Device, addr: Machine, size: usize, dir: Direction, attrs: Attrs) {
-        self.counters.count(Event::Unmap);
-        if let Some(extent) = self.shared.aperture.find(addr) {
-            let copy = dir.device_writes() && !attrs.contains(Attrs::SKIP_CPU_SYNC);
-            self.end_bounce(dev, extent, addr, size, copy);
+        match self.shared.aperture.find(addr) {
+            None => self.counters.count(Event::DirectUnmap),
+            Some(extent) => {
+                let copy = dir.device_writes() && !attrs.contains(Attrs::SKIP_CPU_SYNC);
+                self.end_bounce(dev, extent, addr, size, copy);
+            }
         }
     }
 
@@ -404,7 +432,8 @@ impl Provider for Backend {
             let phys = entry.phys();
             let placed = match self.glance(dev, phys, size) {
                 Ok(at) => Ok(at),
-                Err(reach) => self.place(dev, phys, size, reach, attrs),
+                Err(0) => self.place(dev, phys, size, attrs),
+                Err(reach) => self.place_beyond(dev, phys, size, reach, attrs),
             };
             match placed {
                 Ok(addr) => entry.set_dma(addr, size),

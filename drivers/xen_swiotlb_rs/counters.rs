@@ -33,7 +33,7 @@ pub(crate) enum Event {
     DirectBytes,
     Bounce(Reason),
     BounceBytes(Reason),
-    Unmap,
+    DirectUnmap,
     BounceUnmap,
     BounceUnmapBytes,
     BounceSync,
@@ -138,6 +138,7 @@ impl From<Refusal> for Cause {
             Refusal::Wraps => Self::Wraps,
             Refusal::Hole => Self::Hole,
             Refusal::DeviceMemory => Self::PeerMemory,
+            Refusal::TooLarge => Self::TooLarge,
         }
     }
 }
@@ -195,7 +196,7 @@ const NOTED: usize = EVENTS;
 const WORDS: usize = NOTED + 1;
 
 /// How many bytes a processor bounces before it notes the peak again.
-const PEAK_STEP: u64 = 64 << 10;
+const PEAK_STEP: u64 = 256 << 10;
 
 impl Event {
     #[inline]
@@ -204,7 +205,7 @@ impl Event {
             // Each number of mappings has their bytes behind it.
             Self::Direct => 0,
             Self::DirectBytes => 1,
-            Self::Unmap => 2,
+            Self::DirectUnmap => 2,
             Self::BounceUnmap => 3,
             Self::BounceUnmapBytes => 4,
             Self::BounceSync => 5,
@@ -316,7 +317,7 @@ impl Counters {
         }
     }
 
-    /// Bytes held now, and the most that ever were: the latter to within two chunks for each
+    /// Bytes held now, and the most that ever were: the latter to within [`PEAK_STEP`] for each
     /// processor, and not less than the largest mapping.
     pub(crate) fn held(&self) -> (u64, u64) {
         // In this order: what is bounced and undone meanwhile must not look like more.
@@ -398,7 +399,7 @@ impl fmt::Display for Json<'_> {
             self.0.largest(),
             held,
             peak,
-            get(Event::Unmap),
+            get(Event::DirectUnmap) + get(Event::BounceUnmap),
             get(Event::BounceUnmap),
             get(Event::BounceSync),
             get(Event::Coherent),

@@ -112,10 +112,13 @@ pub(crate) const fn runs_across(word: u64, above: u64, n: usize) -> u64 {
     starts as u64
 }
 
-/// Is one half of the word all zeros?
+/// The length of the run of ones around bit `at` (0 to 63), which is one of them.
 #[inline]
-pub(crate) const fn half_free(word: u64) -> bool {
-    word >> 32 == 0 || word << 32 == 0
+pub(crate) const fn around(ones: u64, at: u32) -> usize {
+    let above = ones.wrapping_shr(at).trailing_ones();
+    let below = (ones << (u64::BITS - 1).wrapping_sub(at)).leading_ones();
+
+    place_of(above.wrapping_add(below).wrapping_sub(1))
 }
 
 /// The longest run of ones. Takes the same time for every word.

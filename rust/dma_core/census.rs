@@ -72,7 +72,6 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     /// Takes all slots of the extent, so that nothing can be claimed any more. [`None`] if something
     /// is in use, or if somebody claims something meanwhile.
     pub fn seize(&self) -> Option<Seized> {
-        self.sweep();
         if self.take_chunks(0, self.words.chunks()) {
             Some(Seized { base: self.base })
         } else {

@@ -43,34 +43,36 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     pub(crate) fn claim_large(&self, request: &Request) -> Result<usize, ClaimError> {
         let span = Span::new(request, self.words.chunks()).ok_or(ClaimError::Impossible)?;
 
+        // Chunks that fell idle are left open as long as there are others.
+        let mut idle = false;
         for _ in 0..PASSES {
             let outcome = if span.chunks() <= WORD {
-                self.search_words(&span)
+                self.search_words(&span, idle)
             } else {
-                self.search_stretches(&span)
+                self.search_stretches(&span, idle)
             };
             match outcome {
                 Outcome::Claimed(first) => {
-                    self.words.took(span.chunks());
                     if span.tail() != 0 {
                         let last = first.wrapping_add(span.chunks()).wrapping_sub(1);
                         self.start_chunk(last, crate::bits::low(span.tail()));
                     }
                     return Ok(first.wrapping_mul(CHUNK_SLOTS));
                 }
-                Outcome::NoRoom if self.sweep() == 0 => break,
-                Outcome::NoRoom | Outcome::Lost => {}
+                Outcome::NoRoom if idle => break,
+                Outcome::NoRoom => idle = true,
+                Outcome::Lost => {}
             }
         }
         Err(ClaimError::Full)
     }
 
     /// Looks for up to 64 chunks: they begin in one word and end there or in the next.
-    fn search_words(&self, span: &Span) -> Outcome {
+    fn search_words(&self, span: &Span, idle: bool) -> Outcome {
         let mut above = 0;
 
         for word in (0..self.words.map_len()).rev() {
-            let free = self.words.free(word);
+            let free = self.usable(word, idle);
             let starts = runs_across(free, above, span.chunks()) & span.starts(word);
             if let Some(chunk) = starts.checked_ilog2() {
                 return self.take_span(word.wrapping_mul(WORD).wrapping_add(place_of(chunk)), span);
@@ -82,11 +84,11 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
 
     /// Looks for more than 64 chunks: such a stretch reaches from one word into others, so free
     /// chunks in the middle of a word do not matter.
-    fn search_stretches(&self, span: &Span) -> Outcome {
+    fn search_stretches(&self, span: &Span, idle: bool) -> Outcome {
         let mut end = self.words.chunks();
 
         for word in (0..self.words.map_len()).rev() {
-            let free = self.words.free(word);
+            let free = self.usable(word, idle);
             if free == u64::MAX && word != 0 {
                 continue;
             }
@@ -105,6 +107,16 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         Outcome::NoRoom
     }
 
+    /// The chunks among the 64 of a word of the taken bits that are free, or also `idle` ones.
+    fn usable(&self, word: usize, idle: bool) -> u64 {
+        let free = self.words.free(word);
+        if idle {
+            free | self.idle(word)
+        } else {
+            free
+        }
+    }
+
     fn take_span(&self, first: usize, span: &Span) -> Outcome {
         if self.take_chunks(first, span.chunks()) {
             Outcome::Claimed(first)
@@ -113,12 +125,12 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         }
     }
 
-    /// Takes all of the chunks, or none.
+    /// Takes all of the chunks, free ones and idle ones, or none.
     pub(crate) fn take_chunks(&self, first: usize, chunks: usize) -> bool {
         let end = first.wrapping_add(chunks);
 
         for (word, bits) in words_of(first, end) {
-            if !self.words.take(self.words.taken(word), bits) {
+            if !self.take_in_word(word, bits) {
                 self.give_chunks(first, word.wrapping_mul(WORD));
                 return false;
             }
@@ -126,15 +138,38 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         true
     }
 
+    /// As [`Slots::take_chunks`], for those in one word of the taken bits.
+    fn take_in_word(&self, word: usize, bits: u64) -> bool {
+        let free = bits & self.words.free(word);
+        if !self.words.take(self.words.taken(word), free) {
+            return false;
+        }
+        self.words.took(place_of(free.count_ones()));
+
+        let mut open = bits & !free;
+        while open != 0 {
+            let chunk = place_of(open.trailing_zeros());
+            if !self.enlist(word.wrapping_mul(WORD).wrapping_add(chunk)) {
+                // What was enlisted up to here is like the others now.
+                self.give_in_word(word, bits & !open);
+                return false;
+            }
+            open &= open.wrapping_sub(1);
+        }
+        true
+    }
+
     /// Clears the taken bits from `first` up to `end`. Returns how many were not set.
     pub(crate) fn give_chunks(&self, first: usize, end: usize) -> usize {
-        let mut missing = 0usize;
+        words_of(first, end).fold(0usize, |missing, (word, bits)| {
+            missing.wrapping_add(self.give_in_word(word, bits))
+        })
+    }
 
-        for (word, bits) in words_of(first, end) {
-            let were = self.words.clear(self.words.taken(word), bits);
-            missing = missing.wrapping_add(place_of((bits & !were).count_ones()));
-        }
-        missing
+    fn give_in_word(&self, word: usize, bits: u64) -> usize {
+        let were = self.words.clear(self.words.taken(word), bits);
+        self.words.gave(place_of(were.count_ones()));
+        place_of((bits & !were).count_ones())
     }
 
     /// Frees a run of more than 64 slots. Returns how many of them were not in use.
@@ -143,10 +178,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         let chunk = first / CHUNK_SLOTS;
         let last = chunk.wrapping_add(slots / CHUNK_SLOTS);
         let tail = slots & (CHUNK_SLOTS - 1);
-        let missing = self.give_chunks(chunk, last);
-        self.words
-            .gave(last.wrapping_sub(chunk).wrapping_sub(missing));
-        let missing = missing.wrapping_mul(CHUNK_SLOTS);
+        let missing = self.give_chunks(chunk, last).wrapping_mul(CHUNK_SLOTS);
 
         if tail == 0 {
             return missing;

@@ -94,6 +94,8 @@ pub enum Refusal {
     Hole,
     /// It would have to bounce, and part of it is device memory: reads and writes have effects there.
     DeviceMemory,
+    /// It would have to bounce, and is larger than any bounce.
+    TooLarge,
 }
 
 impl Refusal {
@@ -104,6 +106,7 @@ impl Refusal {
             Self::Wraps => "wraps",
             Self::Hole => "hole",
             Self::DeviceMemory => "device memory",
+            Self::TooLarge => "too large",
         }
     }
 }
@@ -119,6 +122,29 @@ pub enum Placement {
     Refuse(Refusal),
 }
 
+/// What the caller can do with buffers that cannot be direct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounces {
+    /// The largest one, in bytes.
+    pub most: usize,
+    /// Makes everything bounce that can be mapped, but for device memory.
+    pub forced: bool,
+}
+
+impl Bounces {
+    /// Of any size, where it must be.
+    pub const AS_NEEDED: Self = Self {
+        most: usize::MAX,
+        forced: false,
+    };
+
+    /// Of any size, wherever it can be.
+    pub const FORCED: Self = Self {
+        forced: true,
+        ..Self::AS_NEEDED
+    };
+}
+
 /// Where a buffer lies in machine space.
 struct Backing {
     /// Its first byte, if it is in one piece.
@@ -127,34 +153,54 @@ struct Backing {
     device: bool,
 }
 
-/// Reads the p2m once for each page of the buffer.
+/// The buffer's last frame.
 #[inline]
-fn backing(p2m: &impl P2m, phys: Phys, size: usize) -> Result<Backing, Refusal> {
+fn last(phys: Phys, size: usize) -> Result<Pfn, Refusal> {
     let Some(rest) = wide(size).checked_sub(1) else {
         return Err(Refusal::Empty);
     };
-    let last = match phys.checked_add(rest) {
-        Some(last) if last.raw() >> ADDRESS_BITS == 0 => last,
-        _ => return Err(Refusal::Wraps),
-    };
-    let (first, last) = (phys.pfn(), last.pfn());
-    let more = last.raw().wrapping_sub(first.raw());
-
-    if let Some(mfn) = p2m.ordinary(first) {
-        let next = |number: u64| number.wrapping_add(1);
-        if p2m.follows(Pfn::new(next(first.raw())), Mfn::new(next(mfn.raw())), more) {
-            return Ok(Backing {
-                whole: Some(Machine::new(mfn.start().raw() | phys.page_offset())),
-                device: false,
-            });
-        }
+    match phys.checked_add(rest) {
+        Some(last) if last.raw() >> ADDRESS_BITS == 0 => Ok(last.pfn()),
+        _ => Err(Refusal::Wraps),
     }
-    follow(p2m, phys, last)
 }
 
-/// Looks at every page, whatever it is: a hole anywhere counts.
+/// Reads the p2m once for each page of the buffer; as long as there is a chance that it can be mapped.
+#[inline]
+fn backing(
+    p2m: &impl P2m,
+    phys: Phys,
+    size: usize,
+    limits: &Limits,
+    bounces: Bounces,
+) -> Result<Backing, Refusal> {
+    let (first, last) = (phys.pfn(), last(phys, size)?);
+    let Some(mfn) = p2m.ordinary(first) else {
+        return follow(p2m, phys, last, size > bounces.most);
+    };
+    let start = Machine::new(mfn.start().raw() | phys.page_offset());
+    let too_large = size > bounces.most;
+    if too_large && (bounces.forced || broken(limits, start, phys, wide(size)).is_some()) {
+        return Err(Refusal::TooLarge);
+    }
+
+    let next = |number: u64| number.wrapping_add(1);
+    let more = last.raw().wrapping_sub(first.raw());
+    let (pfn, mfn) = (Pfn::new(next(first.raw())), Mfn::new(next(mfn.raw())));
+    if p2m.follows(pfn, mfn, more) {
+        Ok(Backing {
+            whole: Some(start),
+            device: false,
+        })
+    } else {
+        follow(p2m, phys, last, too_large)
+    }
+}
+
+/// Looks at every page, whatever it is: a hole anywhere counts. What is too large to bounce is
+/// refused where its first piece ends.
 #[cold]
-fn follow(p2m: &impl P2m, phys: Phys, last: Pfn) -> Result<Backing, Refusal> {
+fn follow(p2m: &impl P2m, phys: Phys, last: Pfn, too_large: bool) -> Result<Backing, Refusal> {
     // Differences between the two sides are constant where frames follow each other.
     let ahead = |pfn: u64, machine: Machine| machine.mfn().raw().wrapping_sub(pfn);
     let first = phys.pfn().raw();
@@ -165,6 +211,9 @@ fn follow(p2m: &impl P2m, phys: Phys, last: Pfn) -> Result<Backing, Refusal> {
         let frame = p2m.frame(Pfn::new(pfn));
         let page = frame.machine().ok_or(Refusal::Hole)?;
         whole &= ahead(pfn, page) == ahead(first, start);
+        if too_large && !whole {
+            return Err(Refusal::TooLarge);
+        }
         device |= matches!(frame, Frame::Identity(_));
     }
     Ok(Backing {
@@ -187,10 +236,9 @@ fn broken(limits: &Limits, start: Machine, phys: Phys, size: u64) -> Option<Reas
     }
 }
 
-/// Decides what is to be done with `size` bytes at `phys` for a device with `limits`; `force`
-/// makes everything bounce that can be mapped.
+/// Decides what is to be done with `size` bytes at `phys` for a device with `limits`.
 ///
-/// Reads one p2m entry for each page, so the time grows with `size`: bound it before.
+/// Reads one p2m entry for each page of a buffer that is in one piece or not too large to bounce.
 ///
 /// # Examples
 ///
@@ -199,7 +247,7 @@ fn broken(limits: &Limits, start: Machine, phys: Phys, size: u64) -> Option<Reas
 ///     addr::{Machine, Mfn, Pfn, Phys},
 ///     limits::Limits,
 ///     p2m::{Frame, P2m},
-///     placement::{place, Placement, Reason},
+///     placement::{place, Bounces, Placement, Reason},
 /// };
 ///
 /// /// Every page lies 16 MiB further up than the guest thinks.
@@ -213,26 +261,37 @@ fn broken(limits: &Limits, start: Machine, phys: Phys, size: u64) -> Option<Reas
 /// let isa = Limits::new(0xff_ffff, 0, 0xffff, 0);
 /// let pci = Limits::new(0xffff_ffff, 0, !0, 0);
 /// let buffer = Phys::new(0x5_0800);
-/// assert_eq!(place(&Shifted, buffer, 9000, &pci, false), Placement::Direct(Machine::new(0x105_0800)));
-/// assert_eq!(place(&Shifted, buffer, 9000, &isa, false), Placement::Bounce(Reason::Unreachable));
+/// let place = |limits| place(&Shifted, buffer, 9000, limits, Bounces::AS_NEEDED);
+/// assert_eq!(place(&pci), Placement::Direct(Machine::new(0x105_0800)));
+/// assert_eq!(place(&isa), Placement::Bounce(Reason::Unreachable));
 /// ```
 #[inline]
-pub fn place(p2m: &impl P2m, phys: Phys, size: usize, limits: &Limits, force: bool) -> Placement {
-    let backing = match backing(p2m, phys, size) {
+pub fn place(
+    p2m: &impl P2m,
+    phys: Phys,
+    size: usize,
+    limits: &Limits,
+    bounces: Bounces,
+) -> Placement {
+    let backing = match backing(p2m, phys, size, limits, bounces) {
         Ok(backing) => backing,
         Err(refusal) => return Placement::Refuse(refusal),
     };
     let reason = match backing.whole {
         // Device memory is never made to bounce.
-        Some(start) if backing.device || !force => match broken(limits, start, phys, wide(size)) {
-            None => return Placement::Direct(start),
-            Some(reason) => reason,
-        },
-        _ if force => Reason::Forced,
+        Some(start) if backing.device || !bounces.forced => {
+            match broken(limits, start, phys, wide(size)) {
+                None => return Placement::Direct(start),
+                Some(reason) => reason,
+            }
+        }
+        _ if bounces.forced => Reason::Forced,
         _ => Reason::Discontiguous,
     };
     if backing.device {
         Placement::Refuse(Refusal::DeviceMemory)
+    } else if size > bounces.most {
+        Placement::Refuse(Refusal::TooLarge)
     } else {
         Placement::Bounce(reason)
     }

@@ -5,12 +5,13 @@
 //! Eight chunks share a word, so one load and two operations tell which of them can hold a run of
 //! `n` slots. A search costs little even if nothing is found, and nothing that fits is missed.
 //!
-//! Lengths stop at half a chunk. So a chunk that has a free half before and after a change, which
-//! is the common case, has the same byte, and nobody writes the word that eight chunks share.
+//! Lengths stop at half a chunk. A byte is never too low, once those at work on the chunk are done:
+//! who releases slots looks at the byte after that and raises it if need be. It may be too high for
+//! the few chunks where processors claim run after run, since nothing is written there; who leaves
+//! such a chunk, or looks for room in vain, puts its byte right.
 //!
-//! A byte is right whenever nobody is at work on its chunk. Whoever changes a chunk's word so that
-//! its byte must change looks at the byte after that, and whoever changed the byte looks at the
-//! chunk's word after that. Both changes are full barriers, so the later of the two sees the other.
+//! Who changed a byte looks at the chunk's word after that. Changes of both are full barriers, so of
+//! a release and somebody who lowers the byte the later one sees the other.
 
 use crate::{
     atomic::{
@@ -18,8 +19,8 @@ use crate::{
         Backing, //
     },
     bits::{
+        around,
         count,
-        half_free,
         longest,
         place_of,
         wide, //
@@ -42,6 +43,12 @@ const HIGH: u64 = 0x8080_8080_8080_8080;
 /// The byte of a chunk with this word.
 fn room(word: u64) -> u64 {
     wide(longest(!word).min(MOST))
+}
+
+/// Where the byte of a chunk begins in its word.
+#[inline]
+const fn shift(chunk: usize) -> u32 {
+    LANE.wrapping_mul(count(chunk & (LANES - 1)))
 }
 
 /// A test for chunks that have a free run of a length, eight at a time.
@@ -80,25 +87,26 @@ pub(crate) const fn next(found: u64) -> Option<(usize, u64)> {
 }
 
 impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
-    /// Reports that a chunk's word went from `old` to `new`.
-    #[inline]
-    pub(crate) fn room_changed(&self, chunk: usize, old: u64, new: u64) {
-        if !half_free(old | new) {
-            self.room_may_have_changed(chunk, old, new);
+    /// Reports that a run around `slot` of a chunk was released from its word `old`, which is now
+    /// `new`.
+    #[inline(always)]
+    pub(crate) fn room_grew(&self, chunk: usize, slot: u32, old: u64, new: u64) {
+        // With half of it free the byte was as high as can be.
+        if old >> 32 == 0 {
+            return;
         }
-    }
-
-    #[inline(never)]
-    fn room_may_have_changed(&self, chunk: usize, old: u64, new: u64) {
-        if room(old) != room(new) {
+        let length = wide(around(!new, slot).min(MOST));
+        let said = self.load(self.room(chunk / LANES));
+        if length > said.wrapping_shr(shift(chunk)) & 0xff {
             self.put_room_right(chunk);
         }
     }
 
     /// Makes a chunk's byte what its word says.
+    #[inline(never)]
     pub(crate) fn put_room_right(&self, chunk: usize) {
         let at = self.room(chunk / LANES);
-        let shift = LANE.wrapping_mul(count(chunk & (LANES - 1)));
+        let shift = shift(chunk);
         let mut said = self.load(at);
 
         loop {

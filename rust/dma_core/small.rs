@@ -54,8 +54,8 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     /// Claims one slot, or the two of a page, in this chunk, and returns the first.
     #[inline(always)]
     pub(crate) fn claim_here(&self, two: bool, chunk: usize) -> Option<usize> {
-        let at = self.words.chunk(chunk);
-        let old = self.words.load(at);
+        let word = self.words.chunk_word(chunk)?;
+        let old = word.load();
         let free = !old;
         let (starts, run) = if two {
             (free & (free >> 1) & every(1), 3u64)
@@ -66,10 +66,9 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
             return None;
         }
         let start = starts.trailing_zeros();
-        let new = old | run.wrapping_shl(start);
 
-        self.words.replace(at, old, new).ok()?;
-        self.words.room_changed(chunk, old, new);
+        let new = old | run.wrapping_shl(start);
+        word.compare_exchange(old, new).ok()?;
         Some(
             chunk
                 .wrapping_mul(CHUNK_SLOTS)
@@ -88,21 +87,18 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         self.search(fit, near)
     }
 
-    /// Claims a run in a chunk, if that is open and has room.
+    /// Claims a run in a chunk, if that is open and has room. The chunk's byte may be too high then.
     #[inline]
     fn try_chunk(&self, chunk: usize, fit: &Fit, desperate: bool) -> Outcome {
-        let at = self.words.chunk(chunk);
-        let old = self.words.load(at);
+        let Some(word) = self.words.chunk_word(chunk) else {
+            return Outcome::NoRoom;
+        };
+        let old = word.load();
         let Some(start) = fit.start(old, desperate) else {
             return Outcome::NoRoom;
         };
-        let new = old | fit.mask(start);
-
-        match self.words.replace(at, old, new) {
-            Ok(()) => {
-                self.words.room_changed(chunk, old, new);
-                Outcome::Claimed(chunk.wrapping_mul(CHUNK_SLOTS).wrapping_add(start))
-            }
+        match word.compare_exchange(old, old | fit.mask(start)) {
+            Ok(()) => Outcome::Claimed(chunk.wrapping_mul(CHUNK_SLOTS).wrapping_add(start)),
             Err(_) => Outcome::Lost,
         }
     }
@@ -115,6 +111,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         } else {
             near
         };
+        self.words.put_room_right(near);
 
         for _ in 0..PASSES {
             let mut lost = false;
@@ -149,19 +146,23 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         onward: usize,
         lost: &mut bool,
     ) -> Option<usize> {
-        let words = self.words.room_len();
         let enough = AtLeast::new(length);
+        let rooms = self.words.rooms();
+        let (before, behind) =
+            rooms.split_at_checked((onward / LANES) & rooms.len().wrapping_sub(1))?;
+        let words = (before.len()..).zip(behind).chain((0..).zip(before));
 
-        for step in 0..words {
-            let word = (onward / LANES).wrapping_add(step) & words.wrapping_sub(1);
-            let mut found = enough.of(self.words.load(self.words.room(word)));
+        for (word, room) in words {
+            let mut found = enough.of(room.load());
             while let Some((lane, others)) = next(found) {
                 found = others;
                 let chunk = word.wrapping_mul(LANES).wrapping_add(lane);
                 if !fit.admits(chunk) {
                     continue;
                 }
-                match self.try_chunk(chunk, fit, desperate) {
+                let tried = self.try_chunk(chunk, fit, desperate);
+                self.words.put_room_right(chunk);
+                match tried {
                     Outcome::Claimed(first) => return Some(first),
                     Outcome::NoRoom => {}
                     Outcome::Lost => *lost = true,
@@ -214,17 +215,8 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         // It cannot fail: nobody else writes the word of a chunk that is not open.
         let opened = self.words.replace(self.words.chunk(chunk), u64::MAX, used);
         if opened.is_ok() {
-            self.words.room_changed(chunk, u64::MAX, used);
+            self.words.put_room_right(chunk);
         }
-    }
-
-    /// Closes a chunk in which nothing is in use.
-    pub(crate) fn close(&self, chunk: usize) -> bool {
-        let closed = self.words.replace(self.words.chunk(chunk), 0, u64::MAX);
-        if closed.is_ok() {
-            self.bury(chunk);
-        }
-        closed.is_ok()
     }
 
     /// Makes a chunk free whose word nobody else can change: it is the caller's, and all ones.
@@ -239,23 +231,34 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         self.words.taken(chunk / WORD)
     }
 
-    /// Closes every chunk in which nothing is in use. Returns how many there were.
-    #[cold]
-    pub(crate) fn sweep(&self) -> usize {
+    /// The open chunks among the 64 of a word of the taken bits in which nothing is in use.
+    pub(crate) fn idle(&self, word: usize) -> u64 {
         let roomy = AtLeast::new(CHUNK_SLOTS);
-        let mut closed = 0usize;
+        let first = word.wrapping_mul(WORD);
+        let rooms = self.words.rooms().iter().skip(first / LANES).take(LANES);
+        let mut idle = 0;
 
-        for word in 0..self.words.room_len() {
-            let mut found = roomy.of(self.words.load(self.words.room(word)));
+        for (lanes, room) in rooms.enumerate() {
+            let mut found = roomy.of(room.load());
             while let Some((lane, others)) = next(found) {
                 found = others;
-                let chunk = word.wrapping_mul(LANES).wrapping_add(lane);
-                if self.words.load(self.words.chunk(chunk)) == 0 && self.close(chunk) {
-                    closed = closed.wrapping_add(1);
+                let chunk = lanes.wrapping_mul(LANES).wrapping_add(lane);
+                let word = self.words.chunk_word(first.wrapping_add(chunk));
+                if word.is_some_and(|word| word.load() == 0) {
+                    idle |= bit(chunk);
                 }
             }
         }
-        closed
+        idle
+    }
+
+    /// Makes an open chunk in which nothing is in use part of a large run.
+    pub(crate) fn enlist(&self, chunk: usize) -> bool {
+        let enlisted = self.words.replace(self.words.chunk(chunk), 0, u64::MAX);
+        if enlisted.is_ok() {
+            self.words.put_room_right(chunk);
+        }
+        enlisted.is_ok()
     }
 
     /// Frees a run of up to 64 slots. Returns how many of them were not in use.
@@ -265,13 +268,14 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
 
         // What had more than half a chunk had it to itself as a rule, and closes it.
         if slots <= CHUNK_SLOTS / 2 {
-            let run = bit(slots).wrapping_sub(1).wrapping_shl(count(start));
-            let at = self.words.chunk(chunk);
-            let old = self.words.load(at);
-            let new = old & !run;
-            if old & run == run && self.words.replace(at, old, new).is_ok() {
-                self.words.room_changed(chunk, old, new);
-                return 0;
+            if let Some(word) = self.words.chunk_word(chunk) {
+                let run = bit(slots).wrapping_sub(1).wrapping_shl(count(start));
+                let old = word.load();
+                let new = old & !run;
+                if old & run == run && word.compare_exchange(old, new).is_ok() {
+                    self.words.room_grew(chunk, count(start), old, new);
+                    return 0;
+                }
             }
         }
         self.free_slowly(chunk, low(slots).wrapping_shl(count(start)))
@@ -296,7 +300,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
             }
             match self.words.replace(at, old, new) {
                 Ok(()) => {
-                    self.words.room_changed(chunk, old, new);
+                    self.words.put_room_right(chunk);
                     break;
                 }
                 Err(now) => old = now,

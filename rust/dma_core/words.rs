@@ -139,6 +139,19 @@ impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
             .wrapping_add(chunk.wrapping_shr(self.line_shift))
     }
 
+    /// The word of a chunk; [`None`] if there is no such chunk.
+    #[inline]
+    pub(crate) fn chunk_word(&self, chunk: usize) -> Option<&W> {
+        self.words.words().get(self.chunk(chunk))
+    }
+
+    /// The words of the bytes.
+    pub(crate) fn rooms(&self) -> &[W] {
+        let first = self.room(0);
+        let all = first..first.wrapping_add(self.room_len());
+        self.words.words().get(all).unwrap_or(&[])
+    }
+
     /// Where a word of the taken bits is.
     #[inline]
     pub(crate) const fn taken(&self, word: usize) -> usize {

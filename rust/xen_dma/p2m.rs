@@ -171,20 +171,19 @@ impl P2m for LinearP2m {
         if mfn.raw().wrapping_add(count) >> (ADDRESS_BITS - PAGE_SHIFT) != 0 {
             return false;
         }
-        // Differences between frame and entry are constant where frames follow each other.  Four at
-        // a time, so that the loop itself costs little.
-        let ahead = mfn.raw().wrapping_sub(pfn.raw());
-        let differs = |number: u64| self.entry(Pfn::new(number)).wrapping_sub(number) ^ ahead;
-        let mut next = pfn.raw();
-        let end = next.wrapping_add(count);
-        while end - next >= 4 {
-            let four = differs(next) | differs(next + 1) | differs(next + 2) | differs(next + 3);
-            if four != 0 {
+        // Four at a time, so that the loop itself costs little.
+        let (mut next, end) = (pfn.raw(), pfn.raw().wrapping_add(count));
+        let mut mfn = mfn.raw();
+        while end.wrapping_sub(next) >= 4 {
+            let differs = |n: u64| self.entry(Pfn::new(next.wrapping_add(n))) ^ mfn.wrapping_add(n);
+            if differs(0) | differs(1) | differs(2) | differs(3) != 0 {
                 return false;
             }
-            next += 4;
+            next = next.wrapping_add(4);
+            mfn = mfn.wrapping_add(4);
         }
-        (next..end).all(|number| differs(number) == 0)
+        (0..end.wrapping_sub(next))
+            .all(|n| self.entry(Pfn::new(next.wrapping_add(n))) == mfn.wrapping_add(n))
     }
 }
 

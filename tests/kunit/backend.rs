@@ -23,6 +23,7 @@ use crate::{
 use check::check;
 use dma_core::{
     place,
+    Bounces,
     Frame,
     Machine,
     P2m,
@@ -164,7 +165,10 @@ impl Bench {
             phys,
             size,
             &device::limits(self.dev()),
-            self.force,
+            Bounces {
+                forced: self.force,
+                ..Bounces::AS_NEEDED
+            },
         )
     }
 

@@ -7,6 +7,7 @@
 use crate::check::check;
 use dma_core::{
     place,
+    Bounces,
     ClaimError,
     Frame,
     Limits,
@@ -28,6 +29,14 @@ use xen_dma::atomic::{
     Word,
     Words, //
 };
+
+fn bounces(forced: bool) -> Bounces {
+    if forced {
+        Bounces::FORCED
+    } else {
+        Bounces::AS_NEEDED
+    }
+}
 
 /// A p2m with every kind of frame.
 struct Fake;
@@ -181,7 +190,7 @@ mod tests {
     #[test]
     fn place_decides_every_kind_of_frame() -> Result {
         for (phys, size, limits, force, expected) in PLACES {
-            let placement = place(&Fake, Phys::new(phys), size, &limits, force);
+            let placement = place(&Fake, Phys::new(phys), size, &limits, bounces(force));
             check!(
                 placement == expected,
                 "{phys:#x}+{size:#x}: {placement:?}, not {expected:?}"
@@ -198,7 +207,7 @@ mod tests {
             (0x500_0ffe, Placement::Bounce(Reason::Unreachable)),
         ] {
             let limits = Limits::new(ALL, limit, ALL, 0);
-            let placement = place(&Fake, Phys::new(0x1_4000), 0x1000, &limits, false);
+            let placement = place(&Fake, Phys::new(0x1_4000), 0x1000, &limits, bounces(false));
             check!(placement == expected, "limit {limit:#x}: {placement:?}");
         }
         Ok(())
@@ -227,7 +236,13 @@ mod tests {
             ),
             (0x1_9000, LOW, false, Placement::Refuse(Refusal::Hole)),
         ] {
-            let placement = place(&Fake, Phys::new(phys), 0x1000, &limits(mask, ALL, 0), force);
+            let placement = place(
+                &Fake,
+                Phys::new(phys),
+                0x1000,
+                &limits(mask, ALL, 0),
+                bounces(force),
+            );
             check!(
                 placement == expected,
                 "{phys:#x}, mask {mask:#x}: {placement:?}"

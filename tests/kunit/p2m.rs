@@ -5,6 +5,7 @@
 use crate::check::check;
 use dma_core::{
     place,
+    Bounces,
     Frame,
     Limits,
     Mfn,
@@ -96,7 +97,13 @@ mod tests {
                 } else {
                     Placement::Bounce(Reason::Discontiguous)
                 };
-                let placement = place(&p2m, buffer.phys(), pages * PAGE_SIZE, &limits, false);
+                let placement = place(
+                    &p2m,
+                    buffer.phys(),
+                    pages * PAGE_SIZE,
+                    &limits,
+                    Bounces::AS_NEEDED,
+                );
                 check!(
                     placement == expected,
                     "order {order}, {pages} pages: {placement:?}"

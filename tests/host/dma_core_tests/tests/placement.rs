@@ -8,7 +8,7 @@ use dma_core::{
     addr::{Machine, Mfn, Pfn, Phys, PAGE_SIZE},
     limits::Limits,
     p2m::{Frame, P2m, FOREIGN, IDENTITY, INVALID},
-    placement::{place, place_page, PagePlacement, Placement, Reason, Refusal},
+    placement::{place, place_page, Bounces, PagePlacement, Placement, Reason, Refusal},
 };
 use dma_core_tests::config;
 use proptest::prelude::*;
@@ -61,7 +61,7 @@ impl Device {
 }
 
 /// What should come out, byte by byte.
-fn model(table: &Table, phys: u64, size: usize, device: &Device, force: bool) -> Placement {
+fn model(table: &Table, phys: u64, size: usize, device: &Device, bounces: Bounces) -> Placement {
     if size == 0 {
         return Placement::Refuse(Refusal::Empty);
     }
@@ -78,7 +78,7 @@ fn model(table: &Table, phys: u64, size: usize, device: &Device, force: bool) ->
 
     let is_device = (0..size as u64).any(|n| table.is_device(phys + n));
 
-    let reason = if force && !is_device {
+    let reason = if bounces.forced && !is_device {
         Reason::Forced
     } else if bytes.windows(2).any(|pair| pair[0] + 1 != pair[1]) {
         Reason::Discontiguous
@@ -93,6 +93,8 @@ fn model(table: &Table, phys: u64, size: usize, device: &Device, force: bool) ->
     };
     if is_device {
         Placement::Refuse(Refusal::DeviceMemory)
+    } else if size > bounces.most {
+        Placement::Refuse(Refusal::TooLarge)
     } else {
         Placement::Bounce(reason)
     }
@@ -163,10 +165,16 @@ proptest! {
         (table, (phys, size)) in tables().prop_flat_map(|t| (Just(t.clone()), buffers(&t))),
         device in devices(),
         force in prop::bool::weighted(0.1),
+        most in prop_oneof![Just(usize::MAX), 1usize..20000],
     ) {
         let limits = device.limits();
-        let want = model(&table, phys, size, &device, force);
-        prop_assert_eq!(place(&table, Phys::new(phys), size, &limits, force), want);
+        let bounces = Bounces { most, forced: force };
+        let want = model(&table, phys, size, &device, bounces);
+        let got = place(&table, Phys::new(phys), size, &limits, bounces);
+        // Too large, it is refused without a look at the rest of it.
+        if got != Placement::Refuse(Refusal::TooLarge) || !matches!(want, Placement::Refuse(_)) {
+            prop_assert_eq!(got, want);
+        }
 
         // The short way agrees, and knows all that it should.
         let inside = size != 0 && phys % PAGE_SIZE + size as u64 <= PAGE_SIZE;
@@ -177,7 +185,11 @@ proptest! {
                 prop_assert!(inside && (force || want == Placement::Direct(start)));
             }
             PagePlacement::Beyond => {
-                prop_assert!(inside && (force || want == Placement::Bounce(Reason::Unreachable)));
+                let wanted = [
+                    Placement::Bounce(Reason::Unreachable),
+                    Placement::Refuse(Refusal::TooLarge),
+                ];
+                prop_assert!(inside && (force || wanted.contains(&want)));
             }
             PagePlacement::Unsure => {
                 let ordinary = table.ordinary(Phys::new(phys).pfn()).is_some();
@@ -206,7 +218,7 @@ proptest! {
         }
         let limits = Limits::new(masks.0, masks.1, masks.2, masks.3);
         for entry in [entry, entry >> 24, 0] {
-            if let Placement::Direct(start) = place(&Everywhere(entry), Phys::new(phys), size, &limits, false) {
+            if let Placement::Direct(start) = place(&Everywhere(entry), Phys::new(phys), size, &limits, Bounces::AS_NEEDED) {
                 prop_assert!(limits.reaches(start, size as u64));
                 prop_assert!(!limits.crosses_boundary(start, size as u64));
                 prop_assert_eq!((start.raw() ^ phys) & masks.3, 0);
@@ -250,18 +262,30 @@ fn the_ends_of_the_address_space() {
     let wraps = Placement::Refuse(Refusal::Wraps);
 
     assert_eq!(
-        place(&One(1), top, 1, &none, false),
+        place(&One(1), top, 1, &none, Bounces::AS_NEEDED),
         Placement::Direct(Machine::new(0x1fff))
     );
-    assert_eq!(place(&One(1), top, 2, &none, false), wraps);
-    assert_eq!(place(&One(1), Phys::new(!0), 1, &none, false), wraps);
+    assert_eq!(place(&One(1), top, 2, &none, Bounces::AS_NEEDED), wraps);
     assert_eq!(
-        place(&One(1), Phys::new(!0), usize::MAX, &none, false),
+        place(&One(1), Phys::new(!0), 1, &none, Bounces::AS_NEEDED),
+        wraps
+    );
+    assert_eq!(
+        place(
+            &One(1),
+            Phys::new(!0),
+            usize::MAX,
+            &none,
+            Bounces::AS_NEEDED
+        ),
         wraps
     );
     // No machine has such a frame.
     let hole = Placement::Refuse(Refusal::Hole);
-    assert_eq!(place(&One(1 << 40), Phys::new(0), 1, &none, true), hole);
+    assert_eq!(
+        place(&One(1 << 40), Phys::new(0), 1, &none, Bounces::FORCED),
+        hole
+    );
 }
 
 #[test]
