@@ -419,3 +419,5 @@ impl TestDevice {
         unsafe { (*raw(self.device())).bus_dma_limit = limit };
     }
 }
+
+pub mod shared;
