@@ -27,6 +27,13 @@ usage() {
 	exit "${1:-0}"
 }
 
+# refuse ARGUMENT: one that the script does not know.
+refuse() {
+	printf '%s: error: unknown argument '\''%s'\''\n    See scripts/%s --help.\n' \
+		"$(basename "$0")" "$1" "$(basename "$0")" >&2
+	exit 2
+}
+
 # need_space DIR MIB: fails early and clearly instead of in the middle of a build.
 need_space() {
 	free=$(df -Pk "$1" | awk 'NR == 2 { print int($4 / 1024) }')

@@ -3,8 +3,10 @@
  * Input of bindgen: what `kernel::bindings` lacks.  The parameters beside this file
  * choose from it.
  */
+#include <linux/anon_inodes.h>
 #include <linux/dma-map-ops.h>
 #include <linux/device/bus.h>
+#include <linux/mman.h>
 #include <xen/interface/xen.h>
 #include <xen/interface/memory.h>
 #include <asm/xen/hypercall.h>

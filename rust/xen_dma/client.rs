@@ -419,3 +419,12 @@ impl TestDevice {
         unsafe { (*raw(self.device())).bus_dma_limit = limit };
     }
 }
+
+pub mod shared;
+
+/// Whether a device has operations of its own, and not those that all devices have.  A hint:
+/// seen without the device's lock.
+pub fn has_own_ops(dev: &Device) -> bool {
+    // SAFETY: A live device; only compared.
+    !unsafe { (&raw const (*raw(dev)).dma_ops).read_volatile() }.is_null()
+}

@@ -49,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument(name, default=default)
     made.add_argument("--smp", type=int, default=2)
     made.add_argument("--timeout", type=float, default=300)
-    for name in ("--icount", "--high-mem", "--bare", "--no-driver", "--interactive", "--allow-warnings", "--guest"):
+    flags = ("--icount", "--high-mem", "--bare", "--no-driver", "--interactive", "--allow-warnings", "--guest")
+    for name in (*flags, "--monitor"):
         made.add_argument(name, action="store_true")
     repeated = ("--device", "--module", "--include-module", "--files", "--param", "--tool", "--append", "--xen-append")
     for name in (*repeated, "--qemu-arg", "--disk"):
@@ -168,6 +169,7 @@ def build_machine(
         kernel_arguments=options.append,
         xen_arguments=options.xen_append,
         devices=devices + options.qemu_arg,
+        monitor=initrd.with_name("monitor") if options.monitor else None,
     )
 
 

@@ -49,6 +49,8 @@ class Machine:
     xen_arguments: list[str] = field(default_factory=list)
     devices: list[str] = field(default_factory=list)
     """Arguments for the emulator."""
+    monitor: Path | None = None
+    """Where the socket goes over which dom0 speaks with the emulator; none: it cannot."""
 
     def command(self, console: str, ports: dict[int, Path]) -> list[str]:
         """The emulator's command line: the console as `-serial` takes it, a file for each port."""
@@ -60,7 +62,18 @@ class Machine:
         for port, path in ports.items():
             command += ["-chardev", f"file,id=port{port},path={path}"]
             command += ["-device", f"isa-debugcon,iobase={port},chardev=port{port}"]
-        return command + self._boot() + self.devices
+        return command + self._boot() + self._monitor() + self.devices
+
+    def _monitor(self) -> list[str]:
+        # The emulator calls itself: one end is its monitor, the other dom0's second serial port.
+        if not self.monitor:
+            return []
+        return [
+            *("-chardev", f"socket,id=monitor,path={self.monitor},server=on,wait=off"),
+            *("-mon", "chardev=monitor,mode=control"),
+            *("-chardev", f"socket,id=to-monitor,path={self.monitor}"),
+            *("-device", "isa-serial,index=1,chardev=to-monitor"),
+        ]
 
     def _boot(self) -> list[str]:
         # What goes wrong in the kernel shall end the run, not let it go on in an unknown state.

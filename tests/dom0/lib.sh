@@ -116,6 +116,50 @@ xen_low_pages() {
 	xen-pages below "${1:-32}"
 }
 
+# monitor_open: QEMU's monitor is at hand; needs --monitor.
+monitor_open() {
+	request=0
+	stty -F /dev/ttyS1 115200 raw -echo
+	exec 3<>/dev/ttyS1
+	# The kernel's search for the port has sent something; this byte has it forgotten.
+	printf '\377' >&3
+	qemu qmp_capabilities || fail "QEMU's monitor does not answer"
+}
+
+# monitor_line: the next line that QEMU says, in $answer.
+monitor_line() {
+	# shellcheck disable=SC3045 # busybox has it
+	read -r -t 30 answer <&3
+}
+
+# qemu COMMAND [ARGUMENTS]: has QEMU do something; ARGUMENTS are the inside of a JSON object.
+# What QEMU says besides its answer is passed over.
+qemu() {
+	request=$((request + 1))
+	echo "{\"execute\":\"$1\",\"arguments\":{${2:-}},\"id\":\"$request\"}" >&3
+	while monitor_line; do
+		case $answer in
+		*"\"id\": \"$request\""*)
+			case $answer in *'"return"'*) return 0 ;; esac
+			echo "$1: $answer"
+			return 1
+			;;
+		esac
+	done
+	echo "$1: no answer"
+	return 1
+}
+
+# ejected ID: waits until dom0 has ejected the device that QEMU knows by that name.
+ejected() {
+	while monitor_line; do
+		case $answer in
+		*'"DEVICE_DELETED"'*"\"device\": \"$1\""*) return 0 ;;
+		esac
+	done
+	return 1
+}
+
 # large_requests DISK: requests as large as the device and the DMA backend allow; the
 # kernel's default would hide their limit.  Prints it in KiB.
 large_requests() {

@@ -28,6 +28,8 @@ use xen_dma::{
     }, //
 };
 
+mod shared;
+
 /// Sizes of the transfers: around words, slots (2 KiB) and pages, and odd ones.
 const SIZES: [usize; 13] = [
     1,
@@ -109,6 +111,7 @@ impl<'a> Session<'a> {
         let outcome = self.large_mappings();
         core::mem::swap(&mut self.target, &mut self.large);
         outcome?;
+        self.shared_memory()?;
         for round in 0..rounds as usize {
             for (index, &size) in SIZES.iter().enumerate() {
                 // Each round pairs sizes with other offsets; source and target differ.
