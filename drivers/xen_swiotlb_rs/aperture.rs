@@ -14,6 +14,7 @@
 
 use core::fmt;
 use dma_core::{
+    Bundle,
     ClaimError,
     Held,
     Limits,
@@ -267,6 +268,17 @@ impl Aperture {
         Some((extent, at))
     }
 
+    /// Claims pages for up to `most` buffers of a list, as [`Aperture::carry`] would for each.  Any
+    /// context.
+    pub(crate) fn claim_pages(&self, most: usize, reach: u64) -> Option<(&Extent, Bundle)> {
+        let extent = self.extents.first()?;
+        if extent.last > reach {
+            return None;
+        }
+        let bundle = extent.slots.claim_pages(most, extent.near())?;
+        Some((extent, bundle))
+    }
+
     /// Claims a run for a mapping and records it.  Any context.
     #[inline]
     pub(crate) fn claim(
@@ -338,12 +350,15 @@ impl Aperture {
     /// Frees the run of a mapping that was retired.  Any context.
     #[inline(always)]
     pub(crate) fn release(&self, extent: &Extent, held: Held) {
-        let strays = extent.slots.free(held);
-        if strays > 0 {
-            pr_err!(
-                "{strays} slots were free before their release; this is a bug of this driver\n"
-            );
-        }
+        complain(extent.slots.free(held));
+    }
+}
+
+/// Says that slots were free before their release, if some were.
+#[inline]
+pub(crate) fn complain(strays: usize) {
+    if strays > 0 {
+        pr_err!("{strays} slots were free before their release; this is a bug of this driver\n");
     }
 }
 

@@ -11,6 +11,7 @@
 
 use crate::{
     aperture::{
+        complain,
         Aperture,
         Extent, //
     },
@@ -27,7 +28,9 @@ use dma_core::{
     place,
     place_page,
     Bounces,
+    Bundle,
     Held,
+    Leaving,
     Limits,
     Machine,
     Owner,
@@ -150,64 +153,8 @@ impl Backend {
         }
     }
 
-    /// Maps a buffer directly, if one look at it and the device is enough.  If not, then the device's
-    /// reach, if it is clear that the buffer lies on one page beyond it; or else 0.
-    #[inline]
-    fn glance(&self, dev: &Device, phys: Phys, size: usize) -> Result<Machine, u64> {
-        let reach = device::page_reach(dev).ok_or(0u64)?;
-        match place_page(&self.glance_p2m, phys, size, reach) {
-            PagePlacement::Direct(at) => {
-                self.counters.direct(size);
-                Ok(at)
-            }
-            PagePlacement::Beyond => Err(reach),
-            PagePlacement::Unsure => Err(0),
-        }
-    }
-
-    /// Maps a buffer of which a glance told that it lies on one page beyond the device's `reach`, or
-    /// notes why not.
-    ///
-    /// The parameters are in the order of C's callback, so that they stay where they are.
-    #[inline(never)]
-    fn map_beyond(
-        dev: &Device,
-        phys: Phys,
-        size: usize,
-        reach: u64,
-        attrs: Attrs,
-        backend: &Self,
-    ) -> Option<Machine> {
-        match backend.place_beyond(dev, phys, size, reach, attrs) {
-            Ok(at) => Some(at),
-            Err(cause) => backend.fail_map(dev, size, cause, attrs),
-        }
-    }
-
-    /// Maps a buffer of which a glance told nothing, or notes why not.
-    #[inline(never)]
-    fn map_any(
-        dev: &Device,
-        phys: Phys,
-        size: usize,
-        attrs: Attrs,
-        backend: &Self,
-    ) -> Option<Machine> {
-        match backend.place(dev, phys, size, attrs) {
-            Ok(at) => Some(at),
-            Err(cause) => backend.fail_map(dev, size, cause, attrs),
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn fail_map(&self, dev: &Device, size: usize, cause: Cause, attrs: Attrs) -> Option<Machine> {
-        self.fail(dev, size, cause, attrs.contains(Attrs::NO_WARN));
-        None
-    }
-
     /// Maps a buffer that lies on one page beyond the device's reach, or says why not.
-    #[inline(always)]
+    #[inline]
     fn place_beyond(
         &self,
         dev: &Device,
@@ -235,8 +182,29 @@ impl Backend {
         )
     }
 
+    /// Carries a buffer of a list that lies on one page beyond the device's reach on one of `pages`,
+    /// which are claimed for the `left` buffers that are still to come.  [`None`]: take another way.
+    #[inline(always)]
+    fn carry_in<'a>(
+        &'a self,
+        dev: &Device,
+        pages: &mut Option<(&'a Extent, Bundle)>,
+        left: usize,
+        phys: Phys,
+        size: usize,
+        reach: u64,
+    ) -> Option<Machine> {
+        if !pages.as_ref().is_some_and(|(_, bundle)| bundle.has_more()) {
+            *pages = self.shared.aperture.claim_pages(left, reach);
+        }
+        let (extent, bundle) = pages.as_mut()?;
+        let at = extent.slots.carry_in(bundle, phys, size, self.streaming)?;
+        self.carried(dev, extent, at, phys, size, Reason::Unreachable)
+            .ok()
+    }
+
     /// Maps a buffer, or says why not.
-    #[inline]
+    #[inline(never)]
     fn place(&self, dev: &Device, phys: Phys, size: usize, attrs: Attrs) -> Result<Machine, Cause> {
         let limits = device::limits(dev);
         let bounces = Bounces {
@@ -351,20 +319,36 @@ impl Backend {
         size: usize,
         copy: bool,
     ) {
+        self.copy_back(dev, extent, addr, &held, size, copy);
+        let mapped = held.size();
+        self.shared.aperture.release(extent, held);
+        self.counters.unbounced(mapped);
+    }
+
+    /// With `copy`, copies the bytes of a mapping that was ended to the original: those asked for.
+    #[inline(always)]
+    fn copy_back(
+        &self,
+        dev: &Device,
+        extent: &Extent,
+        addr: Machine,
+        held: &Held,
+        size: usize,
+        copy: bool,
+    ) {
         // CAST: A mapping's size came as a `usize`.
         let mapped = held.size() as usize;
-        if size != mapped {
+        let bytes = if size == mapped {
+            size
+        } else {
             self.misuse(dev, "unmap", size, Wrong::Size);
-        }
+            size.min(mapped)
+        };
         if copy {
-            let bytes = size.min(mapped);
             extent
                 .region
                 .copy_out(extent.offset(addr), held.phys(), bytes);
         }
-        self.shared.aperture.release(extent, held);
-        // CAST: Widens.
-        self.counters.unbounced(mapped as u64);
     }
 
     /// Copies a part of a bounced mapping, `into` the run or out of it.
@@ -401,10 +385,38 @@ impl Provider for Backend {
     ) -> Result<Machine> {
         match self.glance(dev, phys, size) {
             Ok(at) => Ok(at),
-            // The DMA API is not told why.
-            Err(0) => Self::map_any(dev, phys, size, attrs, self).ok_or(ENOMEM),
-            Err(reach) => Self::map_beyond(dev, phys, size, reach, attrs, self).ok_or(ENOMEM),
+            Err(told) => self.map_told(dev, phys, size, attrs, told),
         }
+    }
+
+    /// Tells the device's reach, if it is clear that the buffer lies on one page beyond it; or else 0.
+    #[inline]
+    fn glance(&self, dev: &Device, phys: Phys, size: usize) -> Result<Machine, u64> {
+        let reach = device::page_reach(dev).ok_or(0u64)?;
+        match place_page(&self.glance_p2m, phys, size, reach) {
+            PagePlacement::Direct(at) => {
+                self.counters.direct(size);
+                Ok(at)
+            }
+            PagePlacement::Beyond => Err(reach),
+            PagePlacement::Unsure => Err(0),
+        }
+    }
+
+    #[inline]
+    fn map_told(
+        &self,
+        dev: &Device,
+        phys: Phys,
+        size: usize,
+        attrs: Attrs,
+        told: u64,
+    ) -> Result<Machine> {
+        let placed = match told {
+            0 => self.place(dev, phys, size, attrs),
+            reach => self.place_beyond(dev, phys, size, reach, attrs),
+        };
+        placed.map_err(|cause| self.fail(dev, size, cause, attrs.contains(Attrs::NO_WARN)))
     }
 
     #[inline]
@@ -425,14 +437,24 @@ impl Provider for Backend {
         dir: Direction,
         attrs: Attrs,
     ) -> Result<usize> {
+        let plain = device::min_align(dev) == 0 && attrs.allow_bounce();
+        let mut pages = None;
         let mut failed = None;
         let mut mapped = 0;
+        let count = list.len();
         for mut entry in list.entries() {
             let size = entry.length();
             let phys = entry.phys();
             let placed = match self.glance(dev, phys, size) {
                 Ok(at) => Ok(at),
                 Err(0) => self.place(dev, phys, size, attrs),
+                Err(reach) if plain => {
+                    let left = count - mapped;
+                    match self.carry_in(dev, &mut pages, left, phys, size, reach) {
+                        Some(at) => Ok(at),
+                        None => self.place_beyond(dev, phys, size, reach, attrs),
+                    }
+                }
                 Err(reach) => self.place_beyond(dev, phys, size, reach, attrs),
             };
             match placed {
@@ -443,6 +465,9 @@ impl Provider for Backend {
                 }
             }
             mapped += 1;
+        }
+        if let Some((extent, bundle)) = pages {
+            complain(extent.slots.return_pages(bundle));
         }
         let Some((size, cause)) = failed else {
             return if mapped > 0 { Ok(mapped) } else { Err(EINVAL) };
@@ -456,9 +481,36 @@ impl Provider for Backend {
     }
 
     fn unmap_sg(&self, dev: &Device, mut list: ScatterList<'_>, dir: Direction, attrs: Attrs) {
+        let copy = dir.device_writes() && !attrs.contains(Attrs::SKIP_CPU_SYNC);
+        let mut leaving: Option<(&Extent, Leaving)> = None;
         // A length of 0 ends the mapped part: an entry that was mapped has bytes.
         for entry in list.entries().take_while(|entry| entry.dma_length() > 0) {
-            self.unmap(dev, entry.dma_address(), entry.dma_length(), dir, attrs);
+            let (addr, size) = (entry.dma_address(), entry.dma_length());
+            let Some(extent) = self.shared.aperture.find(addr) else {
+                self.counters.count(Event::DirectUnmap);
+                continue;
+            };
+            let Some(held) = extent.slots.retire_plain(addr, self.streaming) else {
+                self.end_other(dev, extent, addr, size, copy);
+                continue;
+            };
+            self.copy_back(dev, extent, addr, &held, size, copy);
+            self.counters.unbounced(held.size());
+            match &mut leaving {
+                Some((of, leaving)) if core::ptr::eq(*of, extent) => {
+                    complain(extent.slots.free_with(leaving, held));
+                }
+                other => {
+                    let mut first = Leaving::default();
+                    complain(extent.slots.free_with(&mut first, held));
+                    if let Some((of, leaving)) = other.replace((extent, first)) {
+                        complain(of.slots.free_leaving(leaving));
+                    }
+                }
+            }
+        }
+        if let Some((extent, leaving)) = leaving {
+            complain(extent.slots.free_leaving(leaving));
         }
     }
 

@@ -73,9 +73,12 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
 
         for word in (0..self.words.map_len()).rev() {
             let free = self.usable(word, idle);
-            let starts = runs_across(free, above, span.chunks()) & span.starts(word);
-            if let Some(chunk) = starts.checked_ilog2() {
-                return self.take_span(word.wrapping_mul(WORD).wrapping_add(place_of(chunk)), span);
+            if free != 0 {
+                let starts = runs_across(free, above, span.chunks()) & span.starts(word);
+                if let Some(chunk) = starts.checked_ilog2() {
+                    let first = word.wrapping_mul(WORD).wrapping_add(place_of(chunk));
+                    return self.take_span(first, span);
+                }
             }
             above = free;
         }

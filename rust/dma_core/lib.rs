@@ -38,6 +38,7 @@
 pub mod addr;
 pub mod atomic;
 mod bits;
+mod bundle;
 mod census;
 mod fit;
 mod large;
@@ -54,6 +55,7 @@ mod words;
 pub use self::{
     addr::*,
     atomic::*,
+    bundle::*,
     limits::*,
     p2m::*,
     placement::*,

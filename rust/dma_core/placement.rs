@@ -312,17 +312,18 @@ pub enum PagePlacement {
 /// `reach` is that of a device with [`Limits::only_reach_in_page`].
 #[inline]
 pub fn place_page(p2m: &impl P2m, phys: Phys, size: usize, reach: u64) -> PagePlacement {
-    // No bytes wrap around here, and so are more than the page has.
+    // No bytes wrap around here, and so are more than a page has.
     let rest = wide(size).wrapping_sub(1);
-    if rest > !phys.raw() & (PAGE_SIZE - 1) {
+    let last = phys.page_offset().wrapping_add(rest);
+    if (rest | last) >= PAGE_SIZE {
         return PagePlacement::Unsure;
     }
     let Some(mfn) = p2m.ordinary(phys.pfn()) else {
         return PagePlacement::Unsure;
     };
-    let start = mfn.start().raw() | phys.page_offset();
-    if start.wrapping_add(rest) <= reach {
-        PagePlacement::Direct(Machine::new(start))
+    let last = mfn.start().raw().wrapping_add(last);
+    if last <= reach {
+        PagePlacement::Direct(Machine::new(last.wrapping_sub(rest)))
     } else {
         PagePlacement::Beyond
     }

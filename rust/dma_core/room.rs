@@ -102,6 +102,14 @@ impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
         }
     }
 
+    /// Reports that slots of a chunk were released from its word `old`.
+    #[inline]
+    pub(crate) fn room_may_have_grown(&self, chunk: usize, old: u64) {
+        if old >> 32 != 0 {
+            self.put_room_right(chunk);
+        }
+    }
+
     /// Makes a chunk's byte what its word says.
     #[inline(never)]
     pub(crate) fn put_room_right(&self, chunk: usize) {

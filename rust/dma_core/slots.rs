@@ -249,7 +249,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
 
     /// Writes the record of a run that is not published, its second word last.
     #[inline]
-    fn write(&self, first: usize, phys: Phys, live: u64) {
+    pub(crate) fn write(&self, first: usize, phys: Phys, live: u64) {
         if let Some([at, rest]) = self.words.record(first) {
             at.store(phys.raw());
             rest.store(live);
@@ -345,7 +345,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
 
     /// The machine address of a slot.
     #[inline]
-    const fn address(&self, slot: usize) -> Machine {
+    pub(crate) const fn address(&self, slot: usize) -> Machine {
         Machine::new(self.base.raw().wrapping_add(wide(slot) << SLOT_SHIFT))
     }
 

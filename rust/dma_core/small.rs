@@ -121,13 +121,15 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
                     return Ok(first);
                 }
             }
-            if let Some(first) = self.search_open(fit, fit.ample(), false, onward, &mut lost) {
+            let ample = AtLeast::new(fit.ample());
+            if let Some(first) = self.search_open(fit, ample, false, onward, &mut lost) {
                 return Ok(first);
             }
             if let Some(first) = self.search_free(fit, onward, &mut lost) {
                 return Ok(first);
             }
-            if let Some(first) = self.search_open(fit, fit.slots(), true, onward, &mut lost) {
+            let enough = AtLeast::new(fit.slots());
+            if let Some(first) = self.search_open(fit, enough, true, onward, &mut lost) {
                 return Ok(first);
             }
             if !lost {
@@ -137,36 +139,69 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         Err(ClaimError::Full)
     }
 
-    /// Tries the open chunks with free runs of `length`, from `onward` upwards and around.
+    /// Tries the open chunks with `enough` room, from about `onward` upwards and around.
     fn search_open(
         &self,
         fit: &Fit,
-        length: usize,
+        enough: AtLeast,
         desperate: bool,
         onward: usize,
         lost: &mut bool,
     ) -> Option<usize> {
-        let enough = AtLeast::new(length);
         let rooms = self.words.rooms();
-        let (before, behind) =
-            rooms.split_at_checked((onward / LANES) & rooms.len().wrapping_sub(1))?;
-        let words = (before.len()..).zip(behind).chain((0..).zip(before));
+        let turn = (onward / LANES) & rooms.len().wrapping_sub(1);
+        let (before, behind) = rooms.split_at_checked(turn)?;
 
-        for (word, room) in words {
-            let mut found = enough.of(room.load());
-            while let Some((lane, others)) = next(found) {
-                found = others;
-                let chunk = word.wrapping_mul(LANES).wrapping_add(lane);
-                if !fit.admits(chunk) {
-                    continue;
+        self.search_rooms(fit, enough, desperate, turn, behind, lost)
+            .or_else(|| self.search_rooms(fit, enough, desperate, 0, before, lost))
+    }
+
+    /// As [`Slots::search_open`], in these words, of which the one at index `first` comes first.
+    #[inline]
+    fn search_rooms(
+        &self,
+        fit: &Fit,
+        enough: AtLeast,
+        desperate: bool,
+        first: usize,
+        rooms: &[W],
+        lost: &mut bool,
+    ) -> Option<usize> {
+        for (word, room) in rooms.iter().enumerate() {
+            let found = enough.of(room.load());
+            if found != 0 {
+                let word = first.wrapping_add(word);
+                let claimed = self.try_lanes(fit, desperate, word, found, lost);
+                if claimed.is_some() {
+                    return claimed;
                 }
-                let tried = self.try_chunk(chunk, fit, desperate);
-                self.words.put_room_right(chunk);
-                match tried {
-                    Outcome::Claimed(first) => return Some(first),
-                    Outcome::NoRoom => {}
-                    Outcome::Lost => *lost = true,
-                }
+            }
+        }
+        None
+    }
+
+    /// Tries the chunks of one word that were `found` to have room.
+    #[inline(never)]
+    fn try_lanes(
+        &self,
+        fit: &Fit,
+        desperate: bool,
+        word: usize,
+        mut found: u64,
+        lost: &mut bool,
+    ) -> Option<usize> {
+        while let Some((lane, others)) = next(found) {
+            found = others;
+            let chunk = word.wrapping_mul(LANES).wrapping_add(lane);
+            if !fit.admits(chunk) {
+                continue;
+            }
+            let tried = self.try_chunk(chunk, fit, desperate);
+            self.words.put_room_right(chunk);
+            match tried {
+                Outcome::Claimed(first) => return Some(first),
+                Outcome::NoRoom => {}
+                Outcome::Lost => *lost = true,
             }
         }
         None
@@ -287,12 +322,20 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     #[inline(never)]
     fn free_slowly(&self, chunk: usize, run: u64) -> usize {
         let at = self.words.chunk(chunk);
-        let mut old = self.words.load(at);
+        let old = self.words.load(at);
 
         if old == run && self.words.replace(at, old, u64::MAX).is_ok() {
             self.bury(chunk);
             return 0;
         }
+        self.free_bits(chunk, run)
+    }
+
+    /// Frees slots of a chunk, not all of which need be in use: how many were not is returned.
+    pub(crate) fn free_bits(&self, chunk: usize, run: u64) -> usize {
+        let at = self.words.chunk(chunk);
+        let mut old = self.words.load(at);
+
         loop {
             let new = old & !run;
             if new == old {
@@ -300,7 +343,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
             }
             match self.words.replace(at, old, new) {
                 Ok(()) => {
-                    self.words.put_room_right(chunk);
+                    self.words.room_may_have_grown(chunk, old);
                     break;
                 }
                 Err(now) => old = now,

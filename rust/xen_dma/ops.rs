@@ -162,6 +162,28 @@ pub trait Provider: Sized + Send + Sync + 'static {
         attrs: Attrs,
     ) -> Result<Machine>;
 
+    /// Maps a buffer if a short look is enough, as it is for most; or else tells [`Provider::map_told`]
+    /// a number.
+    ///
+    /// A provider may do without both.  With them, [`Provider::map`] is not called from C: the look is
+    /// part of C's callback, and only if it fails does a function with a frame of its own follow.
+    #[inline]
+    fn glance(&self, _dev: &Device, _phys: Phys, _size: usize) -> Result<Machine, u64> {
+        kernel::build_error!(kernel::error::VTABLE_DEFAULT_ERROR)
+    }
+
+    /// As [`Provider::map`], after a look that told a number.
+    fn map_told(
+        &self,
+        _dev: &Device,
+        _phys: Phys,
+        _size: usize,
+        _attrs: Attrs,
+        _told: u64,
+    ) -> Result<Machine> {
+        kernel::build_error!(kernel::error::VTABLE_DEFAULT_ERROR)
+    }
+
     /// Ends a mapping.  C: `unmap_phys`.
     fn unmap(&self, dev: &Device, addr: Machine, size: usize, dir: Direction, attrs: Attrs);
 

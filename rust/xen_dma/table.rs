@@ -185,10 +185,44 @@ impl<P: Provider> Callbacks<P> {
         attrs: c_ulong,
     ) -> bindings::dma_addr_t {
         // SAFETY: Called by the DMA API.
-        let (dev, provider) = unsafe { Self::enter(dev) };
-        let (dir, attrs) = (Direction::from_raw(dir), Attrs::from_raw(attrs));
+        let (device, provider) = unsafe { Self::enter(dev) };
+        let phys = Phys::new(phys);
+        if P::HAS_GLANCE {
+            return match provider.glance(device, phys, size) {
+                Ok(at) => at.raw(),
+                // SAFETY: As this function.
+                Err(told) => unsafe { Self::map_told(dev, phys, size, told, attrs) },
+            };
+        }
         provider
-            .map(dev, Phys::new(phys), size, dir, attrs)
+            .map(
+                device,
+                phys,
+                size,
+                Direction::from_raw(dir),
+                Attrs::from_raw(attrs),
+            )
+            .map_or(MAPPING_ERROR, Machine::raw)
+    }
+
+    /// What is left of [`Self::map`] after a glance.  The parameters are where C put them, and what
+    /// is returned is what C is told, so that the one goes over into the other.
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::map`].
+    #[inline(never)]
+    unsafe extern "C" fn map_told(
+        dev: *mut bindings::device,
+        phys: Phys,
+        size: usize,
+        told: u64,
+        attrs: c_ulong,
+    ) -> bindings::dma_addr_t {
+        // SAFETY: By this function's contract.
+        let (dev, provider) = unsafe { Self::enter(dev) };
+        provider
+            .map_told(dev, phys, size, Attrs::from_raw(attrs), told)
             .map_or(MAPPING_ERROR, Machine::raw)
     }
 
