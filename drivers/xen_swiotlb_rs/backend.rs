@@ -153,8 +153,22 @@ impl Backend {
         }
     }
 
+    /// Maps a buffer that lies on one page within the device's `reach`.  The error is what
+    /// [`Backend::glance`] tells.
+    #[inline(always)]
+    fn look(&self, reach: u64, phys: Phys, size: usize) -> Result<Machine, u64> {
+        match place_page(&self.glance_p2m, phys, size, reach) {
+            PagePlacement::Direct(at) => {
+                self.counters.direct(size);
+                Ok(at)
+            }
+            PagePlacement::Beyond => Err(reach),
+            PagePlacement::Unsure => Err(0),
+        }
+    }
+
     /// Maps a buffer that lies on one page beyond the device's reach, or says why not.
-    #[inline]
+    #[inline(always)]
     fn place_beyond(
         &self,
         dev: &Device,
@@ -180,6 +194,19 @@ impl Backend {
             Reason::Unreachable,
             attrs,
         )
+    }
+
+    /// As [`Backend::place_beyond`], for a buffer of a list.
+    #[inline(never)]
+    fn place_alone(
+        &self,
+        dev: &Device,
+        phys: Phys,
+        size: usize,
+        reach: u64,
+        attrs: Attrs,
+    ) -> Result<Machine, Cause> {
+        self.place_beyond(dev, phys, size, reach, attrs)
     }
 
     /// Carries a buffer of a list that lies on one page beyond the device's reach on one of `pages`,
@@ -392,15 +419,7 @@ impl Provider for Backend {
     /// Tells the device's reach, if it is clear that the buffer lies on one page beyond it; or else 0.
     #[inline]
     fn glance(&self, dev: &Device, phys: Phys, size: usize) -> Result<Machine, u64> {
-        let reach = device::page_reach(dev).ok_or(0u64)?;
-        match place_page(&self.glance_p2m, phys, size, reach) {
-            PagePlacement::Direct(at) => {
-                self.counters.direct(size);
-                Ok(at)
-            }
-            PagePlacement::Beyond => Err(reach),
-            PagePlacement::Unsure => Err(0),
-        }
+        self.look(device::page_reach(dev).ok_or(0u64)?, phys, size)
     }
 
     #[inline]
@@ -438,6 +457,7 @@ impl Provider for Backend {
         attrs: Attrs,
     ) -> Result<usize> {
         let plain = device::min_align(dev) == 0 && attrs.allow_bounce();
+        let reach = device::page_reach(dev);
         let mut pages = None;
         let mut failed = None;
         let mut mapped = 0;
@@ -445,17 +465,21 @@ impl Provider for Backend {
         for mut entry in list.entries() {
             let size = entry.length();
             let phys = entry.phys();
-            let placed = match self.glance(dev, phys, size) {
+            let seen = match reach {
+                Some(reach) => self.look(reach, phys, size),
+                None => Err(0),
+            };
+            let placed = match seen {
                 Ok(at) => Ok(at),
                 Err(0) => self.place(dev, phys, size, attrs),
                 Err(reach) if plain => {
                     let left = count - mapped;
                     match self.carry_in(dev, &mut pages, left, phys, size, reach) {
                         Some(at) => Ok(at),
-                        None => self.place_beyond(dev, phys, size, reach, attrs),
+                        None => self.place_alone(dev, phys, size, reach, attrs),
                     }
                 }
-                Err(reach) => self.place_beyond(dev, phys, size, reach, attrs),
+                Err(reach) => self.place_alone(dev, phys, size, reach, attrs),
             };
             match placed {
                 Ok(addr) => entry.set_dma(addr, size),
