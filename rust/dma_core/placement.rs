@@ -180,7 +180,7 @@ fn backing(
     };
     let start = Machine::new(mfn.start().raw() | phys.page_offset());
     let too_large = size > bounces.most;
-    if too_large && (bounces.forced || broken(limits, start, phys, wide(size)).is_some()) {
+    if too_large && broken(limits, start, phys, wide(size)).is_some() {
         return Err(Refusal::TooLarge);
     }
 

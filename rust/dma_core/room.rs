@@ -110,6 +110,13 @@ impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
         }
     }
 
+    /// Notes that a chunk is full for as long as the caller wants: only the caller can change its word.
+    #[inline]
+    pub(crate) fn no_room(&self, chunk: usize) {
+        let byte = 0xffu64.wrapping_shl(shift(chunk));
+        self.clear(self.room(chunk / LANES), byte);
+    }
+
     /// Makes a chunk's byte what its word says.
     #[inline(never)]
     pub(crate) fn put_room_right(&self, chunk: usize) {

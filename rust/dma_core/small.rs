@@ -256,7 +256,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
 
     /// Makes a chunk free whose word nobody else can change: it is the caller's, and all ones.
     fn bury(&self, chunk: usize) {
-        self.words.put_room_right(chunk);
+        self.words.no_room(chunk);
         self.words.clear(self.taken(chunk), bit(chunk & (WORD - 1)));
         self.words.gave(1);
     }
@@ -291,7 +291,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     pub(crate) fn enlist(&self, chunk: usize) -> bool {
         let enlisted = self.words.replace(self.words.chunk(chunk), 0, u64::MAX);
         if enlisted.is_ok() {
-            self.words.put_room_right(chunk);
+            self.words.no_room(chunk);
         }
         enlisted.is_ok()
     }
