@@ -10,11 +10,7 @@
 //! [`kernel/dma/swiotlb.c`](srctree/kernel/dma/swiotlb.c).
 
 use crate::{
-    aperture::{
-        complain,
-        Aperture,
-        Extent, //
-    },
+    aperture::Aperture,
     coherent::Store,
     counters::{
         worth_a_line,
@@ -28,16 +24,11 @@ use dma_core::{
     place,
     place_page,
     Bounces,
-    Bundle,
-    Held,
-    Leaving,
-    Limits,
     Machine,
     Owner,
     PagePlacement,
     Phys,
-    Placement,
-    Reason, //
+    Placement, //
 };
 use kernel::{
     dev_warn,
@@ -65,7 +56,6 @@ use xen_dma::{
         LinearP2m, //
     },
     scatterlist::ScatterList,
-    table::start_syncs,
     user,
     Context, //
 };
@@ -101,7 +91,7 @@ impl Shared {
 pub(crate) struct Backend {
     pub(crate) shared: Arc<Shared>,
     pub(crate) counters: Counters,
-    streaming: Owner,
+    pub(crate) streaming: Owner,
     /// Coherent runs have an owner of their own, so that a stray unmap cannot touch them.
     pub(crate) coherent: Owner,
     /// For a short look at a buffer; it knows of none if all must bounce.
@@ -156,7 +146,7 @@ impl Backend {
     /// Maps a buffer that lies on one page within the device's `reach`.  The error is what
     /// [`Backend::glance`] tells.
     #[inline(always)]
-    fn look(&self, reach: u64, phys: Phys, size: usize) -> Result<Machine, u64> {
+    pub(crate) fn look(&self, reach: u64, phys: Phys, size: usize) -> Result<Machine, u64> {
         match place_page(&self.glance_p2m, phys, size, reach) {
             PagePlacement::Direct(at) => {
                 self.counters.direct(size);
@@ -167,72 +157,15 @@ impl Backend {
         }
     }
 
-    /// Maps a buffer that lies on one page beyond the device's reach, or says why not.
-    #[inline(always)]
-    fn place_beyond(
-        &self,
-        dev: &Device,
-        phys: Phys,
-        size: usize,
-        reach: u64,
-        attrs: Attrs,
-    ) -> Result<Machine, Cause> {
-        if attrs.allow_bounce() && device::min_align(dev) == 0 {
-            let carried = self
-                .shared
-                .aperture
-                .carry(phys, size, reach, self.streaming);
-            if let Some((extent, at)) = carried {
-                return self.carried(dev, extent, at, phys, size, Reason::Unreachable);
-            }
-        }
-        self.bounce(
-            dev,
-            phys,
-            size,
-            &device::limits(dev),
-            Reason::Unreachable,
-            attrs,
-        )
-    }
-
-    /// As [`Backend::place_beyond`], for a buffer of a list.
-    #[inline(never)]
-    fn place_alone(
-        &self,
-        dev: &Device,
-        phys: Phys,
-        size: usize,
-        reach: u64,
-        attrs: Attrs,
-    ) -> Result<Machine, Cause> {
-        self.place_beyond(dev, phys, size, reach, attrs)
-    }
-
-    /// Carries a buffer of a list that lies on one page beyond the device's reach on one of `pages`,
-    /// which are claimed for the `left` buffers that are still to come.  [`None`]: take another way.
-    #[inline(always)]
-    fn carry_in<'a>(
-        &'a self,
-        dev: &Device,
-        pages: &mut Option<(&'a Extent, Bundle)>,
-        left: usize,
-        phys: Phys,
-        size: usize,
-        reach: u64,
-    ) -> Option<Machine> {
-        if !pages.as_ref().is_some_and(|(_, bundle)| bundle.has_more()) {
-            *pages = self.shared.aperture.claim_pages(left, reach);
-        }
-        let (extent, bundle) = pages.as_mut()?;
-        let at = extent.slots.carry_in(bundle, phys, size, self.streaming)?;
-        self.carried(dev, extent, at, phys, size, Reason::Unreachable)
-            .ok()
-    }
-
     /// Maps a buffer, or says why not.
     #[inline(never)]
-    fn place(&self, dev: &Device, phys: Phys, size: usize, attrs: Attrs) -> Result<Machine, Cause> {
+    pub(crate) fn place(
+        &self,
+        dev: &Device,
+        phys: Phys,
+        size: usize,
+        attrs: Attrs,
+    ) -> Result<Machine, Cause> {
         let limits = device::limits(dev);
         let bounces = Bounces {
             most: self.shared.aperture.most(),
@@ -246,153 +179,6 @@ impl Backend {
             Placement::Bounce(reason) => self.bounce(dev, phys, size, &limits, reason, attrs),
             Placement::Refuse(refusal) => Err(refusal.into()),
         }
-    }
-
-    /// Carries a buffer through the aperture.
-    #[inline(never)]
-    fn bounce(
-        &self,
-        dev: &Device,
-        phys: Phys,
-        size: usize,
-        limits: &Limits,
-        reason: Reason,
-        attrs: Attrs,
-    ) -> Result<Machine, Cause> {
-        if attrs.contains(Attrs::REQUIRE_COHERENT) {
-            return Err(Cause::RequireCoherent);
-        }
-        if attrs.contains(Attrs::MMIO) {
-            return Err(Cause::PeerMemory);
-        }
-        self.counters.note_peak();
-        let (extent, record) = self
-            .shared
-            .aperture
-            .claim(phys, size, limits, self.streaming)?;
-        self.carried(dev, extent, record.start(), phys, size, reason)
-    }
-
-    /// Copies the original into a run that was claimed for it.
-    #[inline(always)]
-    fn carried(
-        &self,
-        dev: &Device,
-        extent: &Extent,
-        at: Machine,
-        phys: Phys,
-        size: usize,
-        reason: Reason,
-    ) -> Result<Machine, Cause> {
-        if !extent.region.copy_in(extent.offset(at), phys, size) {
-            self.release(extent, at);
-            return Err(Cause::Hole);
-        }
-        // CAST: Widens.
-        if self.counters.is_largest(size as u64) {
-            self.largest_bounce(dev, size);
-        }
-        // CAST: Widens.
-        self.counters.bounced(reason, size as u64);
-        Ok(at)
-    }
-
-    /// Notes a size; the first one means that from now on the device needs syncs.
-    #[cold]
-    #[inline(never)]
-    fn largest_bounce(&self, dev: &Device, size: usize) {
-        if self.counters.largest() == 0 {
-            start_syncs(dev, self);
-        }
-        // CAST: Widens.
-        self.counters.note_largest(size as u64);
-    }
-
-    /// Gives a run back that was just claimed.
-    #[cold]
-    #[inline(never)]
-    fn release(&self, extent: &Extent, at: Machine) {
-        if let Ok(held) = extent.slots.retire(at, self.streaming) {
-            self.shared.aperture.release(extent, held);
-        }
-    }
-
-    /// Ends a mapping that goes through an extent; with `copy`, its bytes go to the original first.
-    #[inline(never)]
-    fn end_bounce(&self, dev: &Device, extent: &Extent, addr: Machine, size: usize, copy: bool) {
-        match extent.slots.retire_plain(addr, self.streaming) {
-            Some(held) => self.finish(dev, extent, addr, held, size, copy),
-            None => self.end_other(dev, extent, addr, size, copy),
-        }
-    }
-
-    /// As [`Backend::end_bounce`], for mappings of any kind, or none.
-    #[inline(never)]
-    fn end_other(&self, dev: &Device, extent: &Extent, addr: Machine, size: usize, copy: bool) {
-        match extent.slots.retire(addr, self.streaming) {
-            Ok(held) => self.finish(dev, extent, addr, held, size, copy),
-            Err(misuse) => self.misuse(dev, "unmap", size, misuse.into()),
-        }
-    }
-
-    /// Copies the bytes of a mapping that was ended, and frees its run.
-    #[inline(always)]
-    fn finish(
-        &self,
-        dev: &Device,
-        extent: &Extent,
-        addr: Machine,
-        held: Held,
-        size: usize,
-        copy: bool,
-    ) {
-        self.copy_back(dev, extent, addr, &held, size, copy);
-        let mapped = held.size();
-        self.shared.aperture.release(extent, held);
-        self.counters.unbounced(mapped);
-    }
-
-    /// With `copy`, copies the bytes of a mapping that was ended to the original: those asked for.
-    #[inline(always)]
-    fn copy_back(
-        &self,
-        dev: &Device,
-        extent: &Extent,
-        addr: Machine,
-        held: &Held,
-        size: usize,
-        copy: bool,
-    ) {
-        // CAST: A mapping's size came as a `usize`.
-        let mapped = held.size() as usize;
-        let bytes = if size == mapped {
-            size
-        } else {
-            self.misuse(dev, "unmap", size, Wrong::Size);
-            size.min(mapped)
-        };
-        if copy {
-            extent
-                .region
-                .copy_out(extent.offset(addr), held.phys(), bytes);
-        }
-    }
-
-    /// Copies a part of a bounced mapping, `into` the run or out of it.
-    #[inline(never)]
-    fn sync(&self, dev: &Device, extent: &Extent, addr: Machine, size: usize, into: bool) {
-        let record = extent.slots.find(addr, self.streaming);
-        let part = record
-            .map_err(Wrong::from)
-            // CAST: Widens.
-            .and_then(|record| record.part(addr, size as u64).ok_or(Wrong::Range));
-        let offset = extent.offset(addr);
-        match part {
-            Ok(phys) if into => extent.region.copy_in(offset, phys, size),
-            Ok(phys) => extent.region.copy_out(offset, phys, size),
-            Err(wrong) => return self.misuse(dev, "sync", size, wrong),
-        };
-        self.counters.count(Event::BounceSync);
     }
 }
 
@@ -452,90 +238,15 @@ impl Provider for Backend {
     fn map_sg(
         &self,
         dev: &Device,
-        mut list: ScatterList<'_>,
+        list: ScatterList<'_>,
         dir: Direction,
         attrs: Attrs,
     ) -> Result<usize> {
-        let plain = device::min_align(dev) == 0 && attrs.allow_bounce();
-        let reach = device::page_reach(dev);
-        let mut pages = None;
-        let mut failed = None;
-        let mut mapped = 0;
-        let count = list.len();
-        for mut entry in list.entries() {
-            let size = entry.length();
-            let phys = entry.phys();
-            let seen = match reach {
-                Some(reach) => self.look(reach, phys, size),
-                None => Err(0),
-            };
-            let placed = match seen {
-                Ok(at) => Ok(at),
-                Err(0) => self.place(dev, phys, size, attrs),
-                Err(reach) if plain => {
-                    let left = count - mapped;
-                    match self.carry_in(dev, &mut pages, left, phys, size, reach) {
-                        Some(at) => Ok(at),
-                        None => self.place_alone(dev, phys, size, reach, attrs),
-                    }
-                }
-                Err(reach) => self.place_alone(dev, phys, size, reach, attrs),
-            };
-            match placed {
-                Ok(addr) => entry.set_dma(addr, size),
-                Err(cause) => {
-                    failed = Some((size, cause));
-                    break;
-                }
-            }
-            mapped += 1;
-        }
-        if let Some((extent, bundle)) = pages {
-            complain(extent.slots.return_pages(bundle));
-        }
-        let Some((size, cause)) = failed else {
-            return if mapped > 0 { Ok(mapped) } else { Err(EINVAL) };
-        };
-        let undo = attrs.with(Attrs::SKIP_CPU_SYNC);
-        for mut entry in list.entries().take(mapped) {
-            self.unmap(dev, entry.dma_address(), entry.dma_length(), dir, undo);
-            entry.set_dma(Machine::new(u64::MAX), 0);
-        }
-        Err(self.fail(dev, size, cause, attrs.contains(Attrs::NO_WARN)))
+        self.map_list(dev, list, dir, attrs)
     }
 
-    fn unmap_sg(&self, dev: &Device, mut list: ScatterList<'_>, dir: Direction, attrs: Attrs) {
-        let copy = dir.device_writes() && !attrs.contains(Attrs::SKIP_CPU_SYNC);
-        let mut leaving: Option<(&Extent, Leaving)> = None;
-        // A length of 0 ends the mapped part: an entry that was mapped has bytes.
-        for entry in list.entries().take_while(|entry| entry.dma_length() > 0) {
-            let (addr, size) = (entry.dma_address(), entry.dma_length());
-            let Some(extent) = self.shared.aperture.find(addr) else {
-                self.counters.count(Event::DirectUnmap);
-                continue;
-            };
-            let Some(held) = extent.slots.retire_plain(addr, self.streaming) else {
-                self.end_other(dev, extent, addr, size, copy);
-                continue;
-            };
-            self.copy_back(dev, extent, addr, &held, size, copy);
-            self.counters.unbounced(held.size());
-            match &mut leaving {
-                Some((of, leaving)) if core::ptr::eq(*of, extent) => {
-                    complain(extent.slots.free_with(leaving, held));
-                }
-                other => {
-                    let mut first = Leaving::default();
-                    complain(extent.slots.free_with(&mut first, held));
-                    if let Some((of, leaving)) = other.replace((extent, first)) {
-                        complain(of.slots.free_leaving(leaving));
-                    }
-                }
-            }
-        }
-        if let Some((extent, leaving)) = leaving {
-            complain(extent.slots.free_leaving(leaving));
-        }
+    fn unmap_sg(&self, dev: &Device, list: ScatterList<'_>, dir: Direction, attrs: Attrs) {
+        self.unmap_list(dev, list, dir, attrs);
     }
 
     #[inline]

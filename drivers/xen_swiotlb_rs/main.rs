@@ -3,8 +3,8 @@
 //! Xen-aware DMA backend for PCI devices of a PV domain.
 //!
 //! This file only wires: the [`aperture`] that bounces live in, the [`backend`] that maps
-//! (with [`coherent`] memory), the [`devices`] that it is attached to by [`policy`], and the
-//! [`report`] of what the [`counters`] counted.
+//! (with [`bounce`]s, [`lists`] and [`coherent`] memory), the [`devices`] that it is attached
+//! to by [`policy`], and the [`report`] of what the [`counters`] counted.
 //!
 //! C: [`drivers/xen/swiotlb-xen.c`](srctree/drivers/xen/swiotlb-xen.c).
 
@@ -34,9 +34,11 @@ mod backend;
 #[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
 #[path = "../../tests/kunit/backend.rs"]
 mod backend_test;
+mod bounce;
 mod coherent;
 mod counters;
 mod devices;
+mod lists;
 mod policy;
 mod report;
 

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mappings that go through the aperture: carried in, synchronised, ended.
+//!
+//! The common ones, of up to a page without conditions on where they lie, take a straight path
+//! without a call; all others go the long way.
+//!
+//! C: [`kernel/dma/swiotlb.c`](srctree/kernel/dma/swiotlb.c).
+
+use crate::{
+    aperture::Extent,
+    backend::Backend,
+    counters::{
+        Cause,
+        Event,
+        Wrong, //
+    },
+};
+use dma_core::{
+    Held,
+    Limits,
+    Machine,
+    Phys,
+    Reason, //
+};
+use kernel::{
+    device::Device,
+    prelude::*, //
+};
+use xen_dma::{
+    device,
+    ops::Attrs,
+    table::start_syncs, //
+};
+
+impl Backend {
+    /// Maps a buffer that lies on one page beyond the device's reach, or says why not.
+    #[inline(always)]
+    pub(crate) fn place_beyond(
+        &self,
+        dev: &Device,
+        phys: Phys,
+        size: usize,
+        reach: u64,
+        attrs: Attrs,
+    ) -> Result<Machine, Cause> {
+        if attrs.allow_bounce() && device::min_align(dev) == 0 {
+            let carried = self
+                .shared
+                .aperture
+                .carry(phys, size, reach, self.streaming);
+            if let Some((extent, at)) = carried {
+                return self.carried(dev, extent, at, phys, size, Reason::Unreachable);
+            }
+        }
+        self.bounce(
+            dev,
+            phys,
+            size,
+            &device::limits(dev),
+            Reason::Unreachable,
+            attrs,
+        )
+    }
+
+    /// Carries a buffer through the aperture.
+    #[inline(never)]
+    pub(crate) fn bounce(
+        &self,
+        dev: &Device,
+        phys: Phys,
+        size: usize,
+        limits: &Limits,
+        reason: Reason,
+        attrs: Attrs,
+    ) -> Result<Machine, Cause> {
+        if attrs.contains(Attrs::REQUIRE_COHERENT) {
+            return Err(Cause::RequireCoherent);
+        }
+        if attrs.contains(Attrs::MMIO) {
+            return Err(Cause::PeerMemory);
+        }
+        self.counters.note_peak();
+        let (extent, record) = self
+            .shared
+            .aperture
+            .claim(phys, size, limits, self.streaming)?;
+        self.carried(dev, extent, record.start(), phys, size, reason)
+    }
+
+    /// Copies the original into a run that was claimed for it.
+    #[inline(always)]
+    pub(crate) fn carried(
+        &self,
+        dev: &Device,
+        extent: &Extent,
+        at: Machine,
+        phys: Phys,
+        size: usize,
+        reason: Reason,
+    ) -> Result<Machine, Cause> {
+        if !extent.region.copy_in(extent.offset(at), phys, size) {
+            self.release(extent, at);
+            return Err(Cause::Hole);
+        }
+        // CAST: Widens.
+        if self.counters.is_largest(size as u64) {
+            self.largest_bounce(dev, size);
+        }
+        // CAST: Widens.
+        self.counters.bounced(reason, size as u64);
+        Ok(at)
+    }
+
+    /// Notes a size; the first one means that from now on the device needs syncs.
+    #[cold]
+    #[inline(never)]
+    fn largest_bounce(&self, dev: &Device, size: usize) {
+        if self.counters.largest() == 0 {
+            start_syncs(dev, self);
+        }
+        // CAST: Widens.
+        self.counters.note_largest(size as u64);
+    }
+
+    /// Gives a run back that was just claimed.
+    #[cold]
+    #[inline(never)]
+    fn release(&self, extent: &Extent, at: Machine) {
+        if let Ok(held) = extent.slots.retire(at, self.streaming) {
+            self.shared.aperture.release(extent, held);
+        }
+    }
+
+    /// Ends a mapping that goes through an extent; with `copy`, its bytes go to the original first.
+    #[inline(never)]
+    pub(crate) fn end_bounce(
+        &self,
+        dev: &Device,
+        extent: &Extent,
+        addr: Machine,
+        size: usize,
+        copy: bool,
+    ) {
+        match extent.slots.retire_plain(addr, self.streaming) {
+            Some(held) => self.finish(dev, extent, addr, held, size, copy),
+            None => self.end_other(dev, extent, addr, size, copy),
+        }
+    }
+
+    /// As [`Backend::end_bounce`], for mappings of any kind, or none.
+    #[inline(never)]
+    pub(crate) fn end_other(
+        &self,
+        dev: &Device,
+        extent: &Extent,
+        addr: Machine,
+        size: usize,
+        copy: bool,
+    ) {
+        match extent.slots.retire(addr, self.streaming) {
+            Ok(held) => self.finish(dev, extent, addr, held, size, copy),
+            Err(misuse) => self.misuse(dev, "unmap", size, misuse.into()),
+        }
+    }
+
+    /// Copies the bytes of a mapping that was ended, and frees its run.
+    #[inline(always)]
+    fn finish(
+        &self,
+        dev: &Device,
+        extent: &Extent,
+        addr: Machine,
+        held: Held,
+        size: usize,
+        copy: bool,
+    ) {
+        self.copy_back(dev, extent, addr, &held, size, copy);
+        let mapped = held.size();
+        self.shared.aperture.release(extent, held);
+        self.counters.unbounced(mapped);
+    }
+
+    /// With `copy`, copies the bytes of a mapping that was ended to the original: those asked for.
+    #[inline(always)]
+    pub(crate) fn copy_back(
+        &self,
+        dev: &Device,
+        extent: &Extent,
+        addr: Machine,
+        held: &Held,
+        size: usize,
+        copy: bool,
+    ) {
+        // CAST: A mapping's size came as a `usize`.
+        let mapped = held.size() as usize;
+        let bytes = if size == mapped {
+            size
+        } else {
+            self.misuse(dev, "unmap", size, Wrong::Size);
+            size.min(mapped)
+        };
+        if copy {
+            extent
+                .region
+                .copy_out(extent.offset(addr), held.phys(), bytes);
+        }
+    }
+
+    /// Copies a part of a bounced mapping, `into` the run or out of it.
+    #[inline(never)]
+    pub(crate) fn sync(
+        &self,
+        dev: &Device,
+        extent: &Extent,
+        addr: Machine,
+        size: usize,
+        into: bool,
+    ) {
+        let record = extent.slots.find(addr, self.streaming);
+        let part = record
+            .map_err(Wrong::from)
+            // CAST: Widens.
+            .and_then(|record| record.part(addr, size as u64).ok_or(Wrong::Range));
+        let offset = extent.offset(addr);
+        match part {
+            Ok(phys) if into => extent.region.copy_in(offset, phys, size),
+            Ok(phys) => extent.region.copy_out(offset, phys, size),
+            Err(wrong) => return self.misuse(dev, "sync", size, wrong),
+        };
+        self.counters.count(Event::BounceSync);
+    }
+}
