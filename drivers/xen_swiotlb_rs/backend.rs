@@ -23,6 +23,7 @@ use crate::{
 use dma_core::{
     place,
     place_page,
+    place_pages,
     Bounces,
     Machine,
     Owner,
@@ -157,6 +158,15 @@ impl Backend {
         }
     }
 
+    /// Maps a buffer of several pages directly, if that is easily seen.
+    #[inline]
+    pub(crate) fn place_pages(&self, dev: &Device, phys: Phys, size: usize) -> Option<Machine> {
+        let (reach, boundary) = (device::page_reach(dev)?, device::segment_boundary(dev));
+        let at = place_pages(&self.glance_p2m, phys, size, reach, boundary)?;
+        self.counters.direct(size);
+        Some(at)
+    }
+
     /// Maps a buffer, or says why not.
     #[inline(never)]
     pub(crate) fn place(
@@ -218,7 +228,10 @@ impl Provider for Backend {
         told: u64,
     ) -> Result<Machine> {
         let placed = match told {
-            0 => self.place(dev, phys, size, attrs),
+            0 => match self.place_pages(dev, phys, size) {
+                Some(at) => return Ok(at),
+                None => self.place(dev, phys, size, attrs),
+            },
             reach => self.place_beyond(dev, phys, size, reach, attrs),
         };
         placed.map_err(|cause| self.fail(dev, size, cause, attrs.contains(Attrs::NO_WARN)))

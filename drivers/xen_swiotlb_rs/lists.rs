@@ -64,7 +64,10 @@ impl Backend {
             };
             let placed = match seen {
                 Ok(at) => Ok(at),
-                Err(0) => self.place(dev, phys, size, attrs),
+                Err(0) => match self.place_pages(dev, phys, size) {
+                    Some(at) => Ok(at),
+                    None => self.place(dev, phys, size, attrs),
+                },
                 Err(reach) if plain => {
                     let left = count - mapped;
                     match self.carry_in(dev, &mut pages, left, phys, size, reach) {

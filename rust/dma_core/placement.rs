@@ -328,3 +328,32 @@ pub fn place_page(p2m: &impl P2m, phys: Phys, size: usize, reach: u64) -> PagePl
         PagePlacement::Beyond
     }
 }
+
+/// The next common case of [`place`]: pages of ordinary memory that follow each other, within reach and
+/// within a segment. [`None`]: [`place`] must be asked.
+///
+/// `reach` is as for [`place_page`]; `boundary` is one less than the window that a segment may not
+/// leave.
+#[inline]
+pub fn place_pages(
+    p2m: &impl P2m,
+    phys: Phys,
+    size: usize,
+    reach: u64,
+    boundary: u64,
+) -> Option<Machine> {
+    let (first, last) = (phys.pfn(), last(phys, size).ok()?);
+    let mfn = p2m.ordinary(first)?;
+    let start = mfn.start().raw() | phys.page_offset();
+    let end = start.wrapping_add(wide(size).wrapping_sub(1));
+    // Another window than a power of two, or a segment that is longer, is not for here.
+    let windowed = boundary & boundary.wrapping_add(1) == 0 && (start ^ end) & !boundary == 0;
+    if end > reach || !windowed {
+        return None;
+    }
+    let next = |number: u64| Pfn::new(number.wrapping_add(1));
+    let more = last.raw().wrapping_sub(first.raw());
+    let mfn = Mfn::new(mfn.raw().wrapping_add(1));
+    p2m.follows(next(first.raw()), mfn, more)
+        .then_some(Machine::new(start))
+}

@@ -49,6 +49,13 @@ pub fn page_reach(dev: &Device) -> Option<u64> {
     Some(unsafe { mask.read() })
 }
 
+/// One less than the window that a segment may not leave.  Any context.
+/// C: `dma_get_seg_boundary()`.
+#[inline]
+pub fn segment_boundary(dev: &Device) -> u64 {
+    Fields::read(raw(dev), 0).boundary
+}
+
 /// The low address bits that a bounce must keep.  Any context.  C: `dma_get_min_align_mask()`.
 #[inline]
 pub fn min_align(dev: &Device) -> u64 {

@@ -8,7 +8,9 @@ use dma_core::{
     addr::{Machine, Mfn, Pfn, Phys, PAGE_SIZE},
     limits::Limits,
     p2m::{Frame, P2m, FOREIGN, IDENTITY, INVALID},
-    placement::{place, place_page, Bounces, PagePlacement, Placement, Reason, Refusal},
+    placement::{
+        place, place_page, place_pages, Bounces, PagePlacement, Placement, Reason, Refusal,
+    },
 };
 use dma_core_tests::config;
 use proptest::prelude::*;
@@ -195,6 +197,33 @@ proptest! {
                 let ordinary = table.ordinary(Phys::new(phys).pfn()).is_some();
                 prop_assert!(!inside || !ordinary);
             }
+        }
+    }
+
+    /// The way for several pages says what the long way says, or nothing.
+    #[test]
+    fn pages_are_what_every_byte_says(
+        (table, (phys, size)) in tables().prop_flat_map(|t| (Just(t.clone()), buffers(&t))),
+        device in devices(),
+    ) {
+        let limits = device.limits();
+        let short = place_pages(&table, Phys::new(phys), size, limits.reach(), device.boundary);
+        let long = place(&table, Phys::new(phys), size, &limits, Bounces::AS_NEEDED);
+        if !limits.only_reach_in_page() {
+            return Ok(());
+        }
+        match (short, long) {
+            (Some(start), long) => prop_assert_eq!(long, Placement::Direct(start)),
+            (None, Placement::Direct(start)) => {
+                // A window of another kind, a segment longer than that, or memory of another kind.
+                let odd = device.boundary & device.boundary.wrapping_add(1) != 0;
+                let long = size as u64 - 1 > device.boundary;
+                let end = phys + size as u64 - 1;
+                let ordinary = (phys / PAGE_SIZE..=end / PAGE_SIZE)
+                    .all(|pfn| table.ordinary(Pfn::new(pfn)).is_some());
+                prop_assert!(odd || long || !ordinary, "{:?} is missed", start);
+            }
+            (None, _) => {}
         }
     }
 
