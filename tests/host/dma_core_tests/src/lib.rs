@@ -9,6 +9,7 @@ use dma_core::{
     atomic::{AtomicWord, Backing},
     slots::Slots,
 };
+use std::sync::Arc;
 
 #[cfg(loom)]
 use loom::sync::atomic::{fence, AtomicU64, Ordering};
@@ -82,40 +83,46 @@ pub fn config(cases: u32) -> proptest::test_runner::Config {
     }
 }
 
-/// The memory of an extent on the host.
-pub struct Memory {
-    words: Vec<Word>,
-    records: Vec<[Word; 2]>,
-}
+/// The memory of an extent on the host. A clone is the same memory, for tests that look into it.
+#[derive(Clone)]
+pub struct Memory(Arc<(Vec<Word>, Vec<[Word; 2]>)>);
 
 impl Memory {
     /// So many words and records, all of this value.
     pub fn new(words: usize, records: usize, value: u64) -> Self {
         let word = || Word::new(value);
-        Self {
-            words: (0..words).map(|_| word()).collect(),
-            records: (0..records).map(|_| [word(), word()]).collect(),
-        }
+        Self(Arc::new((
+            (0..words).map(|_| word()).collect(),
+            (0..records).map(|_| [word(), word()]).collect(),
+        )))
+    }
+
+    /// What an extent of `slots` needs, with rubbish in it.
+    pub fn for_slots(slots: usize) -> Self {
+        let rubbish = if cfg!(loom) { 0 } else { 0x5a5a };
+        Self::new(Extent::words(slots), slots, rubbish)
     }
 }
 
 impl Backing<Word> for Memory {
     fn words(&self) -> &[Word] {
-        &self.words
+        &self.0 .0
     }
 
     fn records(&self) -> &[[Word; 2]] {
-        &self.records
+        &self.0 .1
     }
 }
 
 /// An extent on the host.
 pub type Extent = Slots<Word, Memory>;
 
-/// Makes an extent of `slots` at `base`, with rubbish in its words.
+/// Makes an extent of `slots` at `base`, in memory of its own.
 pub fn extent(base: u64, slots: usize, processors: usize) -> Extent {
-    let rubbish = if cfg!(loom) { 0 } else { 0x5a5a };
-    let memory = Memory::new(Extent::words(slots), slots, rubbish);
+    extent_in(Memory::for_slots(slots), base, slots, processors)
+}
 
+/// Makes an extent of `slots` at `base` in this memory.
+pub fn extent_in(memory: Memory, base: u64, slots: usize, processors: usize) -> Extent {
     Slots::new(memory, Machine::new(base), slots, processors).expect("a valid extent")
 }
