@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the tests of `dma_core` share: a word, and an extent made of such words.
+//! What the tests of `dma_core` share: a word, an extent made of such words, and models.
 //!
 //! With `--cfg loom` the word is the model checker's.
+
+#[cfg(not(loom))]
+pub mod bytes;
+#[cfg(not(loom))]
+pub mod model;
 
 use dma_core::{
     addr::Machine,
@@ -65,6 +70,33 @@ impl AtomicWord for Word {
         fence(Ordering::SeqCst);
         done
     }
+}
+
+/// What a model says of an answer: nothing, or what is wrong with it.
+pub type Verdict = Result<(), String>;
+
+/// Says what is wrong, and returns, unless the condition holds.
+#[macro_export]
+macro_rules! ensure {
+    ($cond:expr, $($why:tt)+) => {
+        if !$cond {
+            return Err(format!("{}: {}", stringify!($cond), format_args!($($why)+)));
+        }
+    };
+}
+
+/// Says what is wrong, and returns, unless both sides are equal.
+#[macro_export]
+macro_rules! ensure_eq {
+    ($left:expr, $right:expr $(,)?) => {
+        match (&$left, &$right) {
+            (left, right) => $crate::ensure!(
+                left == right,
+                "{} is {left:?}, not {right:?}",
+                stringify!($left)
+            ),
+        }
+    };
 }
 
 /// A property test's configuration: `cases` of them, or as many as `PROPTEST_CASES` says.
