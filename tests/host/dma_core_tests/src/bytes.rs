@@ -6,7 +6,7 @@
 
 use crate::{ensure, ensure_eq, Verdict};
 use dma_core::{
-    addr::{Machine, Pfn, Phys, PAGE_SIZE},
+    addr::{Machine, Pfn, Phys, ADDRESS_BITS, PAGE_SHIFT, PAGE_SIZE},
     limits::Limits,
     p2m::{Frame, P2m, FOREIGN, IDENTITY, INVALID},
     placement::{place, place_page, PagePlacement, Placement, Reason, Refusal},
@@ -39,7 +39,8 @@ impl Table {
     fn byte(&self, phys: u64) -> Option<u64> {
         let entry = self.entry(phys)?;
         let mfn = entry & !(FOREIGN | IDENTITY);
-        (entry != INVALID).then(|| mfn * PAGE_SIZE + phys % PAGE_SIZE)
+        // No machine has frames further up; an entry without a frame is all ones.
+        (mfn >> (ADDRESS_BITS - PAGE_SHIFT) == 0).then(|| mfn * PAGE_SIZE + phys % PAGE_SIZE)
     }
 
     /// Does the byte lie in device memory?
