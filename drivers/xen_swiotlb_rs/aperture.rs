@@ -12,6 +12,7 @@
 //!
 //! C: `swiotlb_init_io_tlb_pool()`, `xen_swiotlb_fixup()`, `swiotlb_find_pool()`.
 
+use crate::ledger::Ledger;
 use core::fmt;
 use dma_core::{
     ClaimError,
@@ -83,6 +84,8 @@ pub(crate) struct Extent {
     last: u64,
     /// The chunk where each processor was served last.
     near: PerCpu<1>,
+    /// Who owns each slot, if that is kept.
+    pub(crate) ledger: Ledger,
 }
 
 impl Extent {
@@ -98,6 +101,7 @@ impl Extent {
             region,
             slots,
             near,
+            ledger: Ledger::new(count)?,
         })
     }
 
@@ -118,6 +122,13 @@ impl Extent {
     fn reached(&self, limits: &Limits) -> bool {
         self.last <= limits.reach()
     }
+}
+
+/// The bytes of a run's slots.
+#[inline]
+fn bytes(slots: usize) -> usize {
+    // CAST: A run has at most 2^30 bytes.
+    slots.wrapping_mul(SLOT_SIZE as usize)
 }
 
 /// The set of extents.
@@ -251,6 +262,7 @@ impl Aperture {
             return None;
         }
         let at = extent.slots.carry(phys, size, owner, extent.near())?;
+        extent.ledger.claim(extent.offset(at), size, owner);
         Some((extent, at))
     }
 
@@ -297,6 +309,8 @@ impl Aperture {
             let claimed = request(extent).and_then(|request| extent.slots.claim(&request, near));
             match claimed {
                 Ok(run) => {
+                    let (at, all) = (extent.offset(run.start()), bytes(run.slots()));
+                    extent.ledger.claim(at, all, owner);
                     return match extent.slots.publish(run, phys, size, owner) {
                         Ok(record) => {
                             if record.is_small() && record.chunk() != near {
@@ -305,6 +319,7 @@ impl Aperture {
                             Ok((extent, record))
                         }
                         Err(run) => {
+                            extent.ledger.free(at, all, owner);
                             extent.slots.cancel(run);
                             Err(NoRoom::Impossible)
                         }
@@ -325,6 +340,8 @@ impl Aperture {
     /// Frees the run of a mapping that was retired.  Any context.
     #[inline(always)]
     pub(crate) fn release(&self, extent: &Extent, held: Held) {
+        let (at, all) = (extent.offset(held.run()), bytes(held.slots()));
+        extent.ledger.free(at, all, held.owner());
         let strays = extent.slots.free(held);
         if strays > 0 {
             pr_err!(

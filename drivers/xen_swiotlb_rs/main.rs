@@ -37,6 +37,7 @@ mod backend_test;
 mod coherent;
 mod counters;
 mod devices;
+mod ledger;
 mod policy;
 mod report;
 

@@ -69,6 +69,9 @@ use xen_dma::{
 mod check;
 #[path = "backend_coherent.rs"]
 mod coherent;
+#[cfg(CONFIG_XEN_SWIOTLB_RS_LEDGER)]
+#[path = "backend_ledger.rs"]
+mod ledger;
 #[path = "backend_limits.rs"]
 mod limits;
 #[path = "backend_streaming.rs"]
@@ -241,7 +244,15 @@ impl Bench {
             .aperture
             .extents()
             .iter()
-            .all(|extent| extent.slots.used() == 0));
+            .all(|extent| extent.slots.used() == 0 && extent.ledger.is_clear()));
+        self.books()
+    }
+
+    /// The ledger has never found anything wrong.
+    fn books(&self) -> Result {
+        let extents = self.shared.aperture.extents().iter();
+        let faults: u32 = extents.map(|extent| extent.ledger.faults()).sum();
+        check!(faults == 0, "{faults}");
         Ok(())
     }
 }
