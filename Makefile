@@ -4,7 +4,7 @@
 
 export V KVER SUITE MIRROR
 
-.PHONY: module demo test bench kunit host-test dom0-test lint shell clean help
+.PHONY: module demo test bench kunit host-test fuzz dom0-test lint shell clean help
 
 ifneq ($(KDIR),)
 
@@ -40,6 +40,9 @@ kunit:
 host-test:
 	@scripts/host-test
 
+fuzz:
+	@scripts/fuzz
+
 dom0-test:
 	@scripts/test scenarios demo
 
@@ -67,6 +70,7 @@ help:
 	@echo 'make test             everything below; exit status 1 if anything fails'
 	@echo 'make lint             rustfmt, Clippy, checkpatch, shellcheck and the house rules'
 	@echo 'make host-test        the pure logic, on this machine'
+	@echo 'make fuzz             the same with made-up inputs, a minute for each target'
 	@echo 'make kunit            the KUnit suites, without a hypervisor and as dom0'
 	@echo 'make dom0-test        the scenarios in a booted dom0'
 	@echo 'make bench            measure it against the C driver, in exact instructions'

@@ -12,11 +12,13 @@
 //!
 //! C: `swiotlb_init_io_tlb_pool()`, `xen_swiotlb_fixup()`, `swiotlb_find_pool()`.
 
+use crate::ledger::Ledger;
 use core::fmt;
 use dma_core::{
     Bundle,
     ClaimError,
     Held,
+    Leaving,
     Limits,
     Machine,
     Owner,
@@ -84,6 +86,8 @@ pub(crate) struct Extent {
     last: u64,
     /// The chunk where each processor was served last.
     near: PerCpu<1>,
+    /// Who owns each slot, if that is kept.
+    pub(crate) ledger: Ledger,
 }
 
 impl Extent {
@@ -99,6 +103,7 @@ impl Extent {
             region,
             slots,
             near,
+            ledger: Ledger::new(count)?,
         })
     }
 
@@ -116,9 +121,23 @@ impl Extent {
         at.raw().wrapping_sub(self.region.base().raw()) as usize
     }
 
+    /// Notes that a run is about to be freed.
+    #[inline]
+    fn note_end(&self, held: &Held) {
+        let (at, all) = (self.offset(held.run()), bytes(held.slots()));
+        self.ledger.free(at, all, held.owner());
+    }
+
     fn reached(&self, limits: &Limits) -> bool {
         self.last <= limits.reach()
     }
+}
+
+/// The bytes of a run's slots.
+#[inline]
+fn bytes(slots: usize) -> usize {
+    // CAST: A run has at most 2^30 bytes.
+    slots.wrapping_mul(SLOT_SIZE as usize)
 }
 
 /// The set of extents.
@@ -265,6 +284,7 @@ impl Aperture {
             return None;
         }
         let at = extent.slots.carry(phys, size, owner, extent.near())?;
+        extent.ledger.claim(extent.offset(at), size, owner);
         Some((extent, at))
     }
 
@@ -322,6 +342,8 @@ impl Aperture {
             let claimed = request(extent).and_then(|request| extent.slots.claim(&request, near));
             match claimed {
                 Ok(run) => {
+                    let (at, all) = (extent.offset(run.start()), bytes(run.slots()));
+                    extent.ledger.claim(at, all, owner);
                     return match extent.slots.publish(run, phys, size, owner) {
                         Ok(record) => {
                             if record.is_small() && record.chunk() != near {
@@ -330,6 +352,7 @@ impl Aperture {
                             Ok((extent, record))
                         }
                         Err(run) => {
+                            extent.ledger.free(at, all, owner);
                             extent.slots.cancel(run);
                             Err(NoRoom::Impossible)
                         }
@@ -350,7 +373,29 @@ impl Aperture {
     /// Frees the run of a mapping that was retired.  Any context.
     #[inline(always)]
     pub(crate) fn release(&self, extent: &Extent, held: Held) {
+        extent.note_end(&held);
         complain(extent.slots.free(held));
+    }
+
+    /// As [`Aperture::carry`], on a page that [`Aperture::claim_pages`] claimed.
+    #[inline(always)]
+    pub(crate) fn carry_in(
+        extent: &Extent,
+        bundle: &mut Bundle,
+        phys: Phys,
+        size: usize,
+        owner: Owner,
+    ) -> Option<Machine> {
+        let at = extent.slots.carry_in(bundle, phys, size, owner)?;
+        extent.ledger.claim(extent.offset(at), size, owner);
+        Some(at)
+    }
+
+    /// As [`Aperture::release`], together with others of a list.  Any context.
+    #[inline(always)]
+    pub(crate) fn release_with(extent: &Extent, leaving: &mut Leaving, held: Held) {
+        extent.note_end(&held);
+        complain(extent.slots.free_with(leaving, held));
     }
 }
 
@@ -358,7 +403,10 @@ impl Aperture {
 #[inline]
 pub(crate) fn complain(strays: usize) {
     if strays > 0 {
-        pr_err!("{strays} slots were free before their release; this is a bug of this driver\n");
+        pr_err!(
+            "{strays} slots were free before their release; this is a bug of this driver
+"
+        );
     }
 }
 

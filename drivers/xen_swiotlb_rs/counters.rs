@@ -353,6 +353,11 @@ impl Counters {
             .sum()
     }
 
+    /// Ends of mappings, direct and bounced.
+    pub(crate) fn unmaps(&self) -> u64 {
+        self.get(Event::DirectUnmap) + self.get(Event::BounceUnmap)
+    }
+
     /// Bounced mappings and coherent buffers that are not undone yet.
     pub(crate) fn outstanding(&self) -> u64 {
         let made = self.bounces() + self.get(Event::Coherent);
@@ -399,7 +404,7 @@ impl fmt::Display for Json<'_> {
             self.0.largest(),
             held,
             peak,
-            get(Event::DirectUnmap) + get(Event::BounceUnmap),
+            self.0.unmaps(),
             get(Event::BounceUnmap),
             get(Event::BounceSync),
             get(Event::Coherent),

@@ -11,6 +11,7 @@
 use crate::{
     aperture::{
         complain,
+        Aperture,
         Extent, //
     },
     backend::Backend,
@@ -125,11 +126,11 @@ impl Backend {
             self.counters.unbounced(held.size());
             match &mut leaving {
                 Some((of, leaving)) if core::ptr::eq(*of, extent) => {
-                    complain(extent.slots.free_with(leaving, held));
+                    Aperture::release_with(extent, leaving, held);
                 }
                 other => {
                     let mut first = Leaving::default();
-                    complain(extent.slots.free_with(&mut first, held));
+                    Aperture::release_with(extent, &mut first, held);
                     if let Some((of, leaving)) = other.replace((extent, first)) {
                         complain(of.slots.free_leaving(leaving));
                     }
@@ -170,7 +171,7 @@ impl Backend {
             *pages = self.shared.aperture.claim_pages(left, reach);
         }
         let (extent, bundle) = pages.as_mut()?;
-        let at = extent.slots.carry_in(bundle, phys, size, self.streaming)?;
+        let at = Aperture::carry_in(extent, bundle, phys, size, self.streaming)?;
         self.carried(dev, extent, at, phys, size, Reason::Unreachable)
             .ok()
     }

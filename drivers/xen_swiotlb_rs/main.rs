@@ -38,6 +38,7 @@ mod bounce;
 mod coherent;
 mod counters;
 mod devices;
+mod ledger;
 mod lists;
 mod policy;
 mod report;

@@ -38,7 +38,7 @@
 pub mod addr;
 pub mod atomic;
 mod bits;
-mod bundle;
+pub mod bundle;
 mod census;
 mod fit;
 mod large;

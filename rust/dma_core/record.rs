@@ -271,6 +271,7 @@ pub struct Held {
     phys: Phys,
     size: u64,
     slots: usize,
+    owner: Owner,
 }
 
 impl Held {
@@ -284,6 +285,7 @@ impl Held {
             phys,
             size,
             slots: slots_for(kept(phys, keep_of(word)), size),
+            owner: Owner::of(word),
         }
     }
 
@@ -297,6 +299,7 @@ impl Held {
             phys,
             size,
             slots: slots_for(0, size),
+            owner: Owner::of(word),
         }
     }
 
@@ -310,6 +313,18 @@ impl Held {
     #[inline]
     pub const fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Who made the mapping.
+    #[inline]
+    pub const fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// The machine address of the run's first slot.
+    #[inline]
+    pub const fn run(&self) -> Machine {
+        Machine::new(self.base.raw().wrapping_add(wide(self.first) << SLOT_SHIFT))
     }
 
     /// The slots of the run.

@@ -52,6 +52,10 @@ impl Context {
     }
 }
 
+/// The most pages that are taken at once: 1 GiB, which is as much as Xen exchanges.  A list of many
+/// more would make C's allocator warn.
+const MOST: usize = 1 << 18;
+
 /// Pages held by one owner; freed on drop.
 ///
 /// # Invariants
@@ -67,6 +71,9 @@ unsafe impl Sync for Pages {}
 impl Pages {
     /// Takes `count` single pages.  May sleep.  [`ENOMEM`] when there are not that many.
     pub(crate) fn scattered(count: usize) -> Result<Self> {
+        if count > MOST {
+            return Err(ENOMEM);
+        }
         // INVARIANT: Empty.
         let mut pages = Self(KVVec::with_capacity(count, GFP_KERNEL)?);
         let gfp = Context::Sleepable.gfp() | bindings::XEN_DMA_GFP_NORETRY;

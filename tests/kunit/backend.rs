@@ -21,6 +21,7 @@ use crate::{
     },
 };
 use check::check;
+use core::ops::Deref;
 use dma_core::{
     place,
     Bounces,
@@ -38,7 +39,10 @@ use kernel::{
     new_spinlock,
     page::PAGE_SIZE,
     prelude::*,
-    sync::Arc, //
+    sync::{
+        aref::ARef,
+        Arc, //
+    }, //
 };
 use xen_dma::{
     attach::Attachment,
@@ -70,6 +74,11 @@ use xen_dma::{
 mod check;
 #[path = "backend_coherent.rs"]
 mod coherent;
+#[path = "backend_crowd.rs"]
+mod crowd;
+#[cfg(CONFIG_XEN_SWIOTLB_RS_LEDGER)]
+#[path = "backend_ledger.rs"]
+mod ledger;
 #[path = "backend_limits.rs"]
 mod limits;
 #[path = "backend_streaming.rs"]
@@ -102,6 +111,21 @@ struct Bench {
     // Ends before the device that it serves.
     attachment: Attachment<Backend>,
     device: TestDevice,
+    seat: Seat,
+}
+
+impl Deref for Bench {
+    type Target = Seat;
+
+    fn deref(&self) -> &Seat {
+        &self.seat
+    }
+}
+
+/// What a thread needs to map for a device, and to look at what came of it.
+#[derive(Clone)]
+struct Seat {
+    dev: ARef<Device>,
     shared: Arc<Shared>,
     p2m: LinearP2m,
     force: bool,
@@ -125,21 +149,23 @@ impl Bench {
     fn beside(name: &'static CStr, mask: u64, force: bool, shared: Arc<Shared>) -> Result<Self> {
         let p2m = LinearP2m::get().ok_or(ENODEV)?;
         let device = TestDevice::new(name)?;
+        // As PCI sets it: without it no mapping would go the short way.
+        device.set_boundary(MASK_32);
         let backend = Backend::new(shared.clone())?;
         let attachment = Attachment::new(device.device(), backend, &crate::THIS_MODULE)?;
         attachment.attach(&Quiet::lock(device.device())?)?;
         client::set_masks(device.device(), mask)?;
+        let dev = device.device().into();
         Ok(Self {
             attachment,
             device,
-            shared,
-            p2m,
-            force,
+            seat: Seat {
+                dev,
+                shared,
+                p2m,
+                force,
+            },
         })
-    }
-
-    fn dev(&self) -> &Device {
-        self.device.device()
     }
 
     fn backend(&self) -> &Backend {
@@ -152,6 +178,50 @@ impl Bench {
 
     fn wrongs(&self, wrong: Wrong) -> u64 {
         self.count(Event::Misuse(wrong))
+    }
+
+    /// Nothing may be left at the end of a test.
+    fn done(&self) -> Result {
+        self.shared.coherent.finish();
+        let (outstanding, misuse) = (
+            self.backend().counters.outstanding(),
+            self.backend().counters.misuse(),
+        );
+        check!(outstanding == 0, "{outstanding}");
+        check!(misuse == 0, "{misuse}");
+        self.empty()
+    }
+
+    /// As [`Self::done`], after wrong calls.
+    fn empty(&self) -> Result {
+        self.shared.coherent.finish();
+        check!(
+            self.in_use() == 0,
+            "{} bytes of the aperture",
+            self.in_use()
+        );
+        check!(self.shared.coherent.usage() == (0, 0));
+        check!(self
+            .shared
+            .aperture
+            .extents()
+            .iter()
+            .all(|extent| extent.slots.used() == 0 && extent.ledger.is_clear()));
+        self.books()
+    }
+
+    /// The ledger has never found anything wrong.
+    fn books(&self) -> Result {
+        let extents = self.shared.aperture.extents().iter();
+        let faults: u32 = extents.map(|extent| extent.ledger.faults()).sum();
+        check!(faults == 0, "{faults}");
+        Ok(())
+    }
+}
+
+impl Seat {
+    fn dev(&self) -> &Device {
+        &self.dev
     }
 
     fn in_use(&self) -> u64 {
@@ -216,36 +286,6 @@ impl Bench {
         check!(extent
             .region
             .copy_in(extent.offset(at), phys(from, offset), size));
-        Ok(())
-    }
-
-    /// Nothing may be left at the end of a test.
-    fn done(&self) -> Result {
-        self.shared.coherent.finish();
-        let (outstanding, misuse) = (
-            self.backend().counters.outstanding(),
-            self.backend().counters.misuse(),
-        );
-        check!(outstanding == 0, "{outstanding}");
-        check!(misuse == 0, "{misuse}");
-        self.empty()
-    }
-
-    /// As [`Self::done`], after wrong calls.
-    fn empty(&self) -> Result {
-        self.shared.coherent.finish();
-        check!(
-            self.in_use() == 0,
-            "{} bytes of the aperture",
-            self.in_use()
-        );
-        check!(self.shared.coherent.usage() == (0, 0));
-        check!(self
-            .shared
-            .aperture
-            .extents()
-            .iter()
-            .all(|extent| extent.slots.used() == 0));
         Ok(())
     }
 }

@@ -5,102 +5,16 @@
 #![cfg(not(loom))]
 
 use dma_core::{
-    addr::{Machine, Mfn, Pfn, Phys, PAGE_SIZE},
+    addr::{Machine, Mfn, Pfn, Phys},
     limits::Limits,
     p2m::{Frame, P2m, FOREIGN, IDENTITY, INVALID},
-    placement::{
-        place, place_page, place_pages, Bounces, PagePlacement, Placement, Reason, Refusal,
-    },
+    placement::{place, Bounces, Placement, Reason, Refusal},
 };
-use dma_core_tests::config;
+use dma_core_tests::{
+    bytes::{judge, Device, Table},
+    config,
+};
 use proptest::prelude::*;
-
-/// A p2m that knows a few frames from `first` on, and takes all others for holes.
-#[derive(Clone, Debug)]
-struct Table {
-    first: u64,
-    entries: Vec<u64>,
-}
-
-impl P2m for Table {
-    fn frame(&self, pfn: Pfn) -> Frame {
-        let at = pfn.raw().checked_sub(self.first);
-        let entry = at.and_then(|at| self.entries.get(at as usize));
-        Frame::decode(*entry.unwrap_or(&INVALID))
-    }
-}
-
-impl Table {
-    /// The machine address of one byte.
-    fn byte(&self, phys: u64) -> Option<u64> {
-        let entry = *self
-            .entries
-            .get((phys / PAGE_SIZE).checked_sub(self.first)? as usize)?;
-        let mfn = entry & !(FOREIGN | IDENTITY);
-        (entry != INVALID).then(|| mfn * PAGE_SIZE + phys % PAGE_SIZE)
-    }
-
-    /// Does the byte lie in device memory?
-    fn is_device(&self, phys: u64) -> bool {
-        let entry = self.entries[(phys / PAGE_SIZE - self.first) as usize];
-        entry & (FOREIGN | IDENTITY) == IDENTITY
-    }
-}
-
-/// The device, as its driver describes it.
-#[derive(Clone, Copy, Debug)]
-struct Device {
-    mask: u64,
-    bus: u64,
-    boundary: u64,
-    min_align: u64,
-}
-
-impl Device {
-    fn limits(&self) -> Limits {
-        Limits::new(self.mask, self.bus, self.boundary, self.min_align)
-    }
-}
-
-/// What should come out, byte by byte.
-fn model(table: &Table, phys: u64, size: usize, device: &Device, bounces: Bounces) -> Placement {
-    if size == 0 {
-        return Placement::Refuse(Refusal::Empty);
-    }
-    let bytes: Option<Vec<u64>> = (0..size as u64).map(|n| table.byte(phys + n)).collect();
-    let Some(bytes) = bytes else {
-        return Placement::Refuse(Refusal::Hole);
-    };
-    let reach = match device.bus {
-        0 => device.mask,
-        bus => bus.min(device.mask),
-    };
-    let window = u128::from(device.boundary) + 1;
-    let at = |n: &u64| u128::from(*n) / window;
-
-    let is_device = (0..size as u64).any(|n| table.is_device(phys + n));
-
-    let reason = if bounces.forced && !is_device {
-        Reason::Forced
-    } else if bytes.windows(2).any(|pair| pair[0] + 1 != pair[1]) {
-        Reason::Discontiguous
-    } else if bytes.iter().any(|byte| *byte > reach) {
-        Reason::Unreachable
-    } else if size as u128 <= window && bytes.iter().any(|byte| at(byte) != at(&bytes[0])) {
-        Reason::Boundary
-    } else if bytes[0] & device.min_align != phys & device.min_align {
-        Reason::Misaligned
-    } else {
-        return Placement::Direct(Machine::new(bytes[0]));
-    };
-    if is_device {
-        Placement::Refuse(Refusal::DeviceMemory)
-    } else if size > bounces.most {
-        Placement::Refuse(Refusal::TooLarge)
-    } else {
-        Placement::Bounce(reason)
-    }
-}
 
 fn ones(bits: std::ops::RangeInclusive<u32>) -> impl Strategy<Value = u64> {
     bits.prop_map(|bits| u64::MAX.checked_shr(64 - bits).unwrap_or(0))
@@ -166,65 +80,11 @@ proptest! {
     fn is_what_every_byte_says(
         (table, (phys, size)) in tables().prop_flat_map(|t| (Just(t.clone()), buffers(&t))),
         device in devices(),
-        force in prop::bool::weighted(0.1),
+        forced in prop::bool::weighted(0.1),
         most in prop_oneof![Just(usize::MAX), 1usize..20000],
     ) {
-        let limits = device.limits();
-        let bounces = Bounces { most, forced: force };
-        let want = model(&table, phys, size, &device, bounces);
-        let got = place(&table, Phys::new(phys), size, &limits, bounces);
-        // Too large, it is refused without a look at the rest of it.
-        if got != Placement::Refuse(Refusal::TooLarge) || !matches!(want, Placement::Refuse(_)) {
-            prop_assert_eq!(got, want);
-        }
-
-        // The short way agrees, and knows all that it should.
-        let inside = size != 0 && phys % PAGE_SIZE + size as u64 <= PAGE_SIZE;
-        let short = place_page(&table, Phys::new(phys), size, limits.reach());
-        match short {
-            _ if !limits.only_reach_in_page() => {}
-            PagePlacement::Direct(start) => {
-                prop_assert!(inside && (force || want == Placement::Direct(start)));
-            }
-            PagePlacement::Beyond => {
-                let wanted = [
-                    Placement::Bounce(Reason::Unreachable),
-                    Placement::Refuse(Refusal::TooLarge),
-                ];
-                prop_assert!(inside && (force || wanted.contains(&want)));
-            }
-            PagePlacement::Unsure => {
-                let ordinary = table.ordinary(Phys::new(phys).pfn()).is_some();
-                prop_assert!(!inside || !ordinary);
-            }
-        }
-    }
-
-    /// The way for several pages says what the long way says, or nothing.
-    #[test]
-    fn pages_are_what_every_byte_says(
-        (table, (phys, size)) in tables().prop_flat_map(|t| (Just(t.clone()), buffers(&t))),
-        device in devices(),
-    ) {
-        let limits = device.limits();
-        let short = place_pages(&table, Phys::new(phys), size, limits.reach(), device.boundary);
-        let long = place(&table, Phys::new(phys), size, &limits, Bounces::AS_NEEDED);
-        if !limits.only_reach_in_page() {
-            return Ok(());
-        }
-        match (short, long) {
-            (Some(start), long) => prop_assert_eq!(long, Placement::Direct(start)),
-            (None, Placement::Direct(start)) => {
-                // A window of another kind, a segment longer than that, or memory of another kind.
-                let odd = device.boundary & device.boundary.wrapping_add(1) != 0;
-                let long = size as u64 - 1 > device.boundary;
-                let end = phys + size as u64 - 1;
-                let ordinary = (phys / PAGE_SIZE..=end / PAGE_SIZE)
-                    .all(|pfn| table.ordinary(Pfn::new(pfn)).is_some());
-                prop_assert!(odd || long || !ordinary, "{:?} is missed", start);
-            }
-            (None, _) => {}
-        }
+        let bounces = Bounces { most, forced };
+        judge(&table, phys, size, &device, bounces).map_err(TestCaseError::fail)?;
     }
 
     /// Whatever is thrown at it: no panic, no overflow, and a direct address is within the limits.

@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A crowd: threads that map, sync and unmap for several devices at the same time.
+//!
+//! What each of them does follows from its seed; only how they meet varies.  Every mapping is
+//! looked at: what the device sees, what the CPU gets back, and that nothing else changes.
+
+use super::*;
+use kernel::{
+    sync::atomic::{
+        Atomic,
+        Full,
+        Relaxed, //
+    },
+    workqueue::{
+        self,
+        impl_has_work,
+        new_work,
+        Work,
+        WorkItem, //
+    },
+};
+use xen_dma::deferred;
+
+/// What each thread does.
+const STEPS: usize = 3000;
+
+/// Mappings that a thread holds at most, and entries of a list.
+const HELD: usize = 20;
+const ENTRIES: u64 = 6;
+
+/// Size of their aperture in MiB, and how many of the blocks that fill it they are left: so few that
+/// it is full again and again.
+const SCARCE: u32 = 1;
+const LEFT: usize = 2;
+const BLOCK_ORDER: u32 = 6;
+
+/// Threads for each device.
+const THREADS: u64 = 2;
+
+/// A small generator, the same everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+
+    fn pick(&mut self, count: usize) -> usize {
+        self.roll(count as u64) as usize
+    }
+}
+
+/// How many threads are at work, and how many were at most.
+struct Meeting {
+    now: Atomic<u32>,
+    most: Atomic<u32>,
+}
+
+impl Meeting {
+    fn enter(&self) {
+        let now = self.now.fetch_add(1, Full) + 1;
+        let mut most = self.most.load(Relaxed);
+        while now > most {
+            match self.most.cmpxchg(most, now, Full) {
+                Ok(_) => break,
+                Err(other) => most = other,
+            }
+        }
+    }
+
+    fn leave(&self) {
+        self.now.fetch_sub(1, Full);
+    }
+}
+
+/// One thread: a work item of a workqueue that gives each its own.
+#[pin_data]
+struct Worker {
+    seat: Seat,
+    seed: u64,
+    meeting: Arc<Meeting>,
+    /// Mappings made, or an error's number, or 0 before the end.
+    outcome: Atomic<i32>,
+    #[pin]
+    work: Work<Self>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Worker { self.work }
+}
+
+impl WorkItem for Worker {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.meeting.enter();
+        let outcome = match this.labour() {
+            Ok(made) => made,
+            Err(error) => error.to_errno(),
+        };
+        this.outcome.store(outcome, Relaxed);
+        this.meeting.leave();
+    }
+}
+
+impl Worker {
+    fn new(seat: Seat, seed: u64, meeting: Arc<Meeting>) -> Result<Arc<Self>> {
+        let worker = pin_init!(Self {
+            seat,
+            seed,
+            meeting,
+            outcome: Atomic::new(0),
+            work <- new_work!("xen_dma_crowd::Worker::work"),
+        });
+        Arc::pin_init(worker, GFP_KERNEL)
+    }
+
+    /// All the steps; returns how many mappings were made.
+    fn labour(&self) -> Result<i32> {
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (self.seed << 40));
+        let mut scratch = Buffer::new(MOST_ORDER)?;
+        let mut live = KVec::new();
+        let mut made = 0;
+        for _ in 0..STEPS {
+            if live.len() < HELD && dice.roll(5) < 3 {
+                if let Some(mapping) = Mapping::new(&self.seat, &mut dice)? {
+                    mapping.look(&self.seat, &scratch)?;
+                    live.push(mapping, GFP_KERNEL)?;
+                    made += 1;
+                }
+            } else if !live.is_empty() {
+                let at = dice.pick(live.len());
+                if dice.roll(4) == 0 {
+                    live[at].sync(&self.seat, &mut scratch, &mut dice)?;
+                } else {
+                    live.remove(at)?.end(&self.seat, &mut scratch)?;
+                }
+            }
+        }
+        while let Some(mapping) = live.pop() {
+            mapping.end(&self.seat, &mut scratch)?;
+        }
+        Ok(made)
+    }
+}
+
+/// Order of the largest buffer.
+const MOST_ORDER: u32 = 4;
+
+/// A piece of a buffer of its own, and where the device sees it.
+struct Piece {
+    buffer: Buffer,
+    from: usize,
+    size: usize,
+    at: Machine,
+    bounced: bool,
+}
+
+impl Piece {
+    fn new(dice: &mut Dice) -> Result<Self> {
+        let order = match dice.roll(16) {
+            0 => MOST_ORDER,
+            1..=3 => 1,
+            _ => 0,
+        };
+        let buffer = Buffer::new(order)?;
+        let room = buffer.size() - 2 * GUARD;
+        let size = 1 + dice.pick(room);
+        Ok(Self {
+            from: GUARD + dice.pick(room - size + 1),
+            size,
+            buffer,
+            at: Machine::new(0),
+            bounced: false,
+        })
+    }
+
+    fn phys(&self) -> Phys {
+        phys(&self.buffer, self.from)
+    }
+
+    fn to(&self) -> usize {
+        self.from + self.size
+    }
+}
+
+/// A buffer or a list that is mapped, and the bytes that it had then.
+struct Mapping {
+    pieces: KVec<Piece>,
+    list: Option<List>,
+    dir: Direction,
+    seed: usize,
+}
+
+impl Mapping {
+    /// Maps something; [`None`] if there is no room at this moment.
+    fn new(seat: &Seat, dice: &mut Dice) -> Result<Option<Self>> {
+        let count = if dice.roll(4) == 0 {
+            2 + dice.roll(ENTRIES - 1)
+        } else {
+            1
+        };
+        let mut mapping = Self {
+            pieces: KVec::new(),
+            list: None,
+            dir: DIRECTIONS[dice.pick(DIRECTIONS.len())],
+            seed: dice.pick(1 << 20),
+        };
+        for _ in 0..count {
+            let mut piece = Piece::new(dice)?;
+            let (low, high) = (piece.from - GUARD, piece.to() + GUARD);
+            paint(&mut piece.buffer, mapping.seed, low, high);
+            mapping.pieces.push(piece, GFP_KERNEL)?;
+        }
+        if !mapping.map(seat)? {
+            return Ok(None);
+        }
+        for piece in mapping.pieces.iter_mut() {
+            piece.bounced = seat.judge(piece.phys(), piece.size, piece.at)?;
+        }
+        Ok(Some(mapping))
+    }
+
+    /// Whether it could be mapped.
+    fn map(&mut self, seat: &Seat) -> Result<bool> {
+        if let [piece] = &mut self.pieces[..] {
+            let (from, size) = (piece.phys(), piece.size);
+            let Ok(at) = client::map(seat.dev(), from, size, self.dir, Attrs::NO_WARN) else {
+                return Ok(false);
+            };
+            piece.at = at;
+            return Ok(true);
+        }
+        let parts = self.pieces.iter().map(|p| (&p.buffer, p.from, p.size));
+        let mut list = List::of_parts(self.pieces.len(), parts)?;
+        if list.map(seat.dev(), self.dir, Attrs::NO_WARN).is_err() {
+            return Ok(false);
+        }
+        check!(list.mapped().count() == self.pieces.len());
+        for (piece, (at, size)) in self.pieces.iter_mut().zip(list.mapped()) {
+            check!(size == piece.size, "{size} bytes, not {}", piece.size);
+            piece.at = at;
+        }
+        self.list = Some(list);
+        Ok(true)
+    }
+
+    fn unmap(&mut self, seat: &Seat) {
+        match &mut self.list {
+            Some(list) => list.unmap(seat.dev(), self.dir, Attrs::NONE),
+            None => {
+                for piece in self.pieces.iter() {
+                    client::unmap(seat.dev(), piece.at, piece.size, self.dir, Attrs::NONE);
+                }
+            }
+        }
+    }
+
+    /// What the device sees is what was mapped.
+    fn look(&self, seat: &Seat, scratch: &Buffer) -> Result {
+        for piece in self.pieces.iter().filter(|piece| piece.bounced) {
+            seat.peek(piece.at, scratch, piece.from, piece.size)?;
+            check!(
+                shows(scratch, self.seed, piece.from, piece.to()),
+                "{} bytes at {:?} are not what was mapped",
+                piece.size,
+                piece.at
+            );
+        }
+        Ok(())
+    }
+
+    /// The device writes other bytes into all of a mapping.
+    fn write(&mut self, seat: &Seat, scratch: &mut Buffer, seed: usize) -> Result {
+        for piece in self.pieces.iter().filter(|piece| piece.bounced) {
+            paint(scratch, seed, piece.from, piece.to());
+            seat.poke(piece.at, scratch, piece.from, piece.size)?;
+        }
+        Ok(())
+    }
+
+    /// The device writes, and the CPU looks in between.
+    fn sync(&mut self, seat: &Seat, scratch: &mut Buffer, dice: &mut Dice) -> Result {
+        let seed = dice.pick(1 << 20);
+        if self.dir.device_writes() {
+            self.write(seat, scratch, seed)?;
+        }
+        match &mut self.list {
+            Some(list) => list.sync_for_cpu(seat.dev(), self.dir),
+            None => {
+                for piece in self.pieces.iter() {
+                    client::sync_for_cpu(seat.dev(), piece.at, piece.size, self.dir);
+                }
+            }
+        }
+        for piece in self.pieces.iter_mut() {
+            if piece.bounced && self.dir.device_writes() {
+                check!(shows(&piece.buffer, seed, piece.from, piece.to()), "synced");
+            }
+            // So that all of the buffer is alike again, for the look at the end.
+            let (low, high) = (piece.from - GUARD, piece.to() + GUARD);
+            paint(&mut piece.buffer, seed, low, high);
+        }
+        self.seed = seed;
+        match &mut self.list {
+            Some(list) => list.sync_for_device(seat.dev(), self.dir),
+            None => {
+                for piece in self.pieces.iter() {
+                    client::sync_for_device(seat.dev(), piece.at, piece.size, self.dir);
+                }
+            }
+        }
+        self.look(seat, scratch)
+    }
+
+    /// The device writes, if it may, and the CPU gets that back, and nothing else.
+    fn end(mut self, seat: &Seat, scratch: &mut Buffer) -> Result {
+        self.look(seat, scratch)?;
+        let written = self.seed + 1;
+        self.write(seat, scratch, written)?;
+        self.unmap(seat);
+        for piece in self.pieces.iter() {
+            let back = piece.bounced && self.dir.device_writes();
+            let seed = if back { written } else { self.seed };
+            let (low, high) = (piece.from - GUARD, piece.to() + GUARD);
+            check!(
+                shows(&piece.buffer, seed, piece.from, piece.to())
+                    && shows(&piece.buffer, self.seed, low, piece.from)
+                    && shows(&piece.buffer, self.seed, piece.to(), high),
+                "{} bytes at {:?} came back changed",
+                piece.size,
+                piece.at
+            );
+        }
+        Ok(())
+    }
+}
+
+#[kunit_tests(xen_dma_crowd)]
+mod tests {
+    use super::*;
+
+    /// Fills an aperture, but for a little; returns what is held.
+    fn leave_little(bench: &Bench, block: &Buffer) -> Result<KVec<Machine>> {
+        let (dir, quiet) = (Direction::TO_DEVICE, Attrs::NO_WARN);
+        let mut held = KVec::new();
+        while let Ok(at) = client::map(bench.dev(), block.phys(), block.size(), dir, quiet) {
+            held.push(at, GFP_KERNEL)?;
+        }
+        for _ in 0..LEFT {
+            let at = held.pop().ok_or(ENOSPC)?;
+            client::unmap(bench.dev(), at, block.size(), dir, quiet);
+        }
+        Ok(held)
+    }
+
+    #[test]
+    fn threads_and_devices_share_an_aperture() -> Result {
+        let Some(first) = Bench::with(c"xen-dma-crowd-32", MASK_32, false, SCARCE)? else {
+            return Ok(());
+        };
+        let shared = &first.shared;
+        let second = Bench::beside(c"xen-dma-crowd-28", MASK_28, false, shared.clone())?;
+        let third = Bench::beside(c"xen-dma-crowd-64", MASK_64, false, shared.clone())?;
+        third.device.set_min_align(0xfff);
+        let block = Buffer::new(BLOCK_ORDER)?;
+        let held = leave_little(&first, &block)?;
+        let benches = [first, second, third];
+
+        let meeting = Arc::new(
+            Meeting {
+                now: Atomic::new(0),
+                most: Atomic::new(0),
+            },
+            GFP_KERNEL,
+        )?;
+        let mut workers = KVec::new();
+        for bench in benches.iter() {
+            for _ in 0..THREADS {
+                let seed = workers.len() as u64 + 1;
+                let worker = Worker::new(bench.seat.clone(), seed, meeting.clone())?;
+                workers.push(worker, GFP_KERNEL)?;
+            }
+        }
+        for worker in workers.iter() {
+            check!(workqueue::system_unbound().enqueue(worker.clone()).is_ok());
+        }
+        for worker in workers.iter() {
+            deferred::finish(&worker.work);
+        }
+
+        for worker in workers.iter() {
+            let made = worker.outcome.load(Relaxed);
+            check!(made > STEPS as i32 / 8, "seed {}: {made}", worker.seed);
+        }
+        for &at in held.iter() {
+            let (dir, attrs) = (Direction::TO_DEVICE, Attrs::NONE);
+            client::unmap(benches[0].dev(), at, block.size(), dir, attrs);
+        }
+        let together = meeting.most.load(Relaxed);
+        check!(together > 1, "{together}");
+        let mut refused = 0;
+        for bench in benches.iter() {
+            let counters = &bench.backend().counters;
+            let full = bench.count(Event::Failure(Cause::Full));
+            pr_info!(
+                "{} direct, {} bounced, {full} refused, {together} threads at a time\n",
+                bench.count(Event::Direct),
+                counters.bounces()
+            );
+            check!(counters.failures() == full);
+            refused += full;
+            check!(bench.count(Event::Direct) + counters.bounces() == counters.unmaps());
+            check!(counters.bounces() == bench.count(Event::BounceUnmap));
+            bench.done()?;
+        }
+        // It was as busy and as full as it should be.
+        let bounced: u64 = benches.iter().map(|b| b.backend().counters.bounces()).sum();
+        check!(
+            bounced > STEPS as u64 && refused > LEFT as u64,
+            "{bounced}, {refused}"
+        );
+        Ok(())
+    }
+}
