@@ -78,6 +78,14 @@ impl Backend {
                 }
                 Err(reach) => self.place_alone(dev, phys, size, reach, attrs),
             };
+            let placed = match placed {
+                // What is missing may be the pages at hand.
+                Err(Cause::Full) if pages.is_some() => {
+                    return_pages(&mut pages);
+                    self.place(dev, phys, size, attrs)
+                }
+                placed => placed,
+            };
             match placed {
                 Ok(addr) => entry.set_dma(addr, size),
                 Err(cause) => {
@@ -87,9 +95,7 @@ impl Backend {
             }
             mapped += 1;
         }
-        if let Some((extent, bundle)) = pages {
-            complain(extent.slots.return_pages(bundle));
-        }
+        return_pages(&mut pages);
         let Some((size, cause)) = failed else {
             return if mapped > 0 { Ok(mapped) } else { Err(EINVAL) };
         };
@@ -174,5 +180,12 @@ impl Backend {
         let at = Aperture::carry_in(extent, bundle, phys, size, self.streaming)?;
         self.carried(dev, extent, at, phys, size, Reason::Unreachable)
             .ok()
+    }
+}
+
+/// Frees pages that were claimed for a list and carry nothing.
+fn return_pages(pages: &mut Option<(&Extent, Bundle)>) {
+    if let Some((extent, bundle)) = pages.take() {
+        complain(extent.slots.return_pages(bundle));
     }
 }

@@ -282,6 +282,46 @@ mod tests {
     }
 
     #[test]
+    fn a_list_may_take_the_last_room() -> Result {
+        let Some(bench) = Bench::with(c"xen-dma-last", MASK_32, false, 1)? else {
+            return Ok(());
+        };
+        let dir = Direction::TO_DEVICE;
+        let (page, pages) = (beyond(&bench, 0)?, beyond(&bench, 1)?);
+        let mut live = KVVec::new();
+        while let Ok(at) = client::map(bench.dev(), page.phys(), PAGE_SIZE, dir, Attrs::NO_WARN) {
+            live.push(at, GFP_KERNEL)?;
+        }
+        live.sort_unstable();
+
+        // Four pages side by side, in the upper extent, are all the room there is.  The list takes the
+        // first, claims the next two together, and needs one of these again for its last buffer.
+        let four = live.windows(4).rposition(|four| {
+            four[0].raw() % (4 * PAGE_SIZE as u64) == 0
+                && four[3].raw() - four[0].raw() == 3 * PAGE_SIZE as u64
+        });
+        let first = four.ok_or(EINVAL)?;
+        for _ in 0..4 {
+            let at = live.remove(first).map_err(|_| EINVAL)?;
+            client::unmap(bench.dev(), at, PAGE_SIZE, dir, Attrs::NONE);
+        }
+        let parts = [
+            (&page, PAGE_SIZE),
+            (&page, PAGE_SIZE),
+            (&pages, 2 * PAGE_SIZE),
+        ];
+        let parts = parts.into_iter().map(|(buffer, size)| (buffer, 0, size));
+        let mut list = List::of_parts(3, parts)?;
+        list.map(bench.dev(), dir, Attrs::NONE)?;
+        list.unmap(bench.dev(), dir, Attrs::NONE);
+
+        for &at in live.iter() {
+            client::unmap(bench.dev(), at, PAGE_SIZE, dir, Attrs::NONE);
+        }
+        bench.done()
+    }
+
+    #[test]
     fn nothing_sleeps_on_the_mapping_path() -> Result {
         let irq = KBox::pin_init(new_irq_lock!((), "xen_dma_backend::irq"), GFP_KERNEL)?;
         for mask in [MASK_64, MASK_32, MASK_28] {
@@ -371,4 +411,19 @@ mod tests {
         wide.done()?;
         narrow.done()
     }
+}
+
+/// A buffer that the device does not reach where it lies.
+fn beyond(bench: &Bench, order: u32) -> Result<Buffer> {
+    let mut others = KVec::new();
+    for _ in 0..256 {
+        let buffer = Buffer::new(order)?;
+        let placement = bench.expected(buffer.phys(), buffer.size());
+        if placement == Placement::Bounce(Reason::Unreachable) {
+            return Ok(buffer);
+        }
+        others.push(buffer, GFP_KERNEL)?;
+    }
+    check!(false, "all memory is within reach");
+    Err(ENOMEM)
 }
