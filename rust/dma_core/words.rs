@@ -240,6 +240,12 @@ impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
         self.update(at, |taken| taken.wrapping_sub(wide(chunks)));
     }
 
+    /// The chunks that are taken now.
+    #[inline]
+    pub(crate) fn now_taken(&self) -> usize {
+        index(self.load(self.counts))
+    }
+
     /// The most chunks that were taken at a time.
     pub(crate) fn most_taken(&self) -> usize {
         index(self.load(self.counts.wrapping_add(1)))

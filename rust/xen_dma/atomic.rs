@@ -21,7 +21,10 @@ use dma_core::{
 };
 use kernel::{
     prelude::*,
-    sync::atomic::Atomic, //
+    sync::atomic::{
+        Atomic,
+        Release, //
+    }, //
 };
 
 /// One word of a slot allocator.
@@ -82,6 +85,28 @@ impl AtomicWord for Word {
         } else {
             Err(found)
         }
+    }
+}
+
+/// A byte of a table that is read all the time and seldom changed.
+pub struct Byte(Atomic<i8>);
+
+impl Byte {
+    /// A byte with this value.
+    pub const fn new(value: u8) -> Self {
+        Self(Atomic::new(value as i8))
+    }
+
+    /// Reads it; later reads come after.  C: `smp_load_acquire()`.
+    #[inline]
+    pub fn load(&self) -> u8 {
+        // SAFETY: A live byte, read at once.  x86 keeps the order of loads.
+        unsafe { self.0.as_ptr().read_volatile() as u8 }
+    }
+
+    /// Writes it.  C: `smp_store_release()`.
+    pub fn store(&self, value: u8) {
+        self.0.store(value as i8, Release);
     }
 }
 

@@ -68,6 +68,14 @@ pub fn min_align(dev: &Device) -> u64 {
     u64::from(unsafe { (*parameters).min_align_mask })
 }
 
+/// Whether a mask is narrower than both that the device has, for streaming and for coherent memory.
+pub fn narrows(dev: &Device, mask: u64) -> bool {
+    let dev = raw(dev);
+    // SAFETY: A live device.
+    let coherent = unsafe { (*dev).coherent_dma_mask };
+    mask < streaming_mask(dev).min(coherent)
+}
+
 /// As [`limits`], under a mask that is not set yet.
 pub fn limits_for(dev: &Device, mask: u64) -> Limits {
     Fields::read(raw(dev), mask).limits()

@@ -7,7 +7,8 @@
 //! - providing `dma_map_ops`: [`ops`], [`table`], [`attach`], [`bus`], [`scatterlist`], [`user`];
 //! - Xen memory: [`p2m`], [`region`], and the exchange behind it;
 //! - for tests, the API's other side: `client`, and what its calls take: `measure`;
-//! - devices and plumbing: [`device`], [`irq_lock`], [`atomic`], [`per_cpu`], [`text_param`].
+//! - devices and plumbing: [`device`], [`irq_lock`], [`atomic`], [`per_cpu`], [`rcu`],
+//!   [`text_param`].
 
 pub mod atomic;
 pub mod attach;
@@ -25,6 +26,7 @@ pub mod ops;
 pub mod p2m;
 mod pages;
 pub mod per_cpu;
+pub mod rcu;
 pub mod region;
 pub mod scatterlist;
 pub mod table;

@@ -159,6 +159,14 @@ impl<const N: usize> PerCpu<N> {
         }
     }
 
+    /// As [`PerCpu::set`], for all processors, which may set their own words meanwhile.  Any context.
+    pub fn set_all(&self, index: usize, value: u64) {
+        for word in self.each(index) {
+            // SAFETY: A live, aligned word, written at once.
+            unsafe { word.write_volatile(value) };
+        }
+    }
+
     /// The sum over all processors; wraps.  What others add meanwhile may be in it or not.
     pub fn sum(&self, index: usize) -> u64 {
         self.each(index).fold(0, |sum, word| {
