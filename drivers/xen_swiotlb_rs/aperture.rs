@@ -6,64 +6,69 @@
 //! the machine address answers "is this one of ours, and which?" with one load.  No inverse
 //! look-up is needed, and a foreign frame can never be in it.
 //!
-//! The extents are as large as Xen can give them: one for the whole aperture if low memory
-//! allows, smaller ones where it is fragmented.  One small extent lies lower than the others,
-//! for devices that reach less than 32 bits.
+//! Extents come and go while mappings are made.  Readers see one for as long as they look at it (RCU),
+//! and an extent goes only when all of its slots are held for that purpose, so a mapping keeps its
+//! extent without knowing.  An extent is in the directory before anything can be claimed there, and
+//! until nothing can.
+//!
+//! Ordinary extents serve every device that reaches them; narrow ones, which lie lower, only devices
+//! that reach less than 32 bits, so that others cannot use them up.
 //!
 //! C: `swiotlb_init_io_tlb_pool()`, `xen_swiotlb_fixup()`, `swiotlb_find_pool()`.
 
-use crate::ledger::Ledger;
+use crate::extent::{
+    Extent,
+    Kind, //
+};
 use core::fmt;
 use dma_core::{
+    AtomicWord,
     Bundle,
     ClaimError,
-    Held,
-    Leaving,
     Limits,
     Machine,
     Owner,
     Phys,
     Record,
     Request,
-    Slots,
     SLOT_SIZE, //
 };
 use kernel::{
     page::PAGE_SHIFT,
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 use xen_dma::{
     atomic::{
-        Word,
-        Words, //
+        Byte,
+        Word, //
     },
     per_cpu::PerCpu,
-    region::{
-        Region,
-        Way, //
+    rcu::{
+        Reading,
+        Table, //
     },
 };
 
 /// Address bits of ordinary extents: every PCI device of today reaches them.
-const ORDINARY_BITS: u32 = 32;
+pub(crate) const ORDINARY_BITS: u32 = 32;
 
-/// Address bits and order of the low extent.  28 bits serve the narrow devices that are still met;
-/// 2 MiB are little enough to ask of memory that all guests share.
-const LOW_BITS: u32 = 28;
-const LOW_ORDER: u32 = 9;
+/// The reach of devices that need no narrow extent.
+const ORDINARY_REACH: u64 = (1 << ORDINARY_BITS) - 1;
 
 /// The smallest extent worth having: 256 KiB, as much as C's largest mapping.
-const MIN_ORDER: u32 = 6;
+pub(crate) const MIN_ORDER: u32 = 6;
 
 /// The largest extent that Xen gives a dom0: 1 GiB.
-const MAX_ORDER: u32 = 18;
+pub(crate) const MAX_ORDER: u32 = 18;
 
 /// Each entry of the directory stands for the smallest extent.
 const DIRECTORY_SHIFT: u32 = MIN_ORDER + PAGE_SHIFT as u32;
 const DIRECTORY_ENTRIES: usize = 1 << (ORDINARY_BITS - DIRECTORY_SHIFT);
 
-/// Directory entries are an extent's number plus one, in a byte.
-const MAX_EXTENTS: usize = u8::MAX as usize;
+/// Directory entries are an extent's place plus one, in a byte.  Narrow extents have the last places.
+const PLACES: usize = u8::MAX as usize;
+const NARROW: usize = 192;
 
 /// Why no run could be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,75 +83,18 @@ pub(crate) enum NoRoom {
     Unreachable,
 }
 
-/// One extent and the allocator of its slots.
-pub(crate) struct Extent {
-    pub(crate) region: Region,
-    pub(crate) slots: Slots<Word, Words>,
-    /// The last machine address.
-    last: u64,
-    /// The chunk where each processor was served last.
-    near: PerCpu<1>,
-    /// Who owns each slot, if that is kept.
-    pub(crate) ledger: Ledger,
-}
-
-impl Extent {
-    fn new(order: u32, bits: u32, processors: usize) -> Result<Self> {
-        let region = Region::new(order, bits, Way::Scattered)?;
-        let count = region.size() / SLOT_SIZE as usize;
-        let words = Words::for_slots(count)?;
-        let slots = Slots::new(words, region.base(), count, processors).ok_or(EINVAL)?;
-        let mut near = PerCpu::new()?;
-        near.fill(0, |cpu| slots.home(cpu) as u64);
-        Ok(Self {
-            last: region.base().raw() + region.size() as u64 - 1,
-            region,
-            slots,
-            near,
-            ledger: Ledger::new(count)?,
-        })
-    }
-
-    /// Where the processor was served last.
-    #[inline]
-    fn near(&self) -> usize {
-        // CAST: Only chunks' numbers are stored.
-        self.near.get(0) as usize
-    }
-
-    /// Where a machine address lies in the extent, in bytes.
-    #[inline]
-    pub(crate) fn offset(&self, at: Machine) -> usize {
-        // CAST: An extent has at most 2^30 bytes.
-        at.raw().wrapping_sub(self.region.base().raw()) as usize
-    }
-
-    /// Notes that a run is about to be freed.
-    #[inline]
-    fn note_end(&self, held: &Held) {
-        let (at, all) = (self.offset(held.run()), bytes(held.slots()));
-        self.ledger.free(at, all, held.owner());
-    }
-
-    fn reached(&self, limits: &Limits) -> bool {
-        self.last <= limits.reach()
-    }
-}
-
-/// The bytes of a run's slots.
-#[inline]
-fn bytes(slots: usize) -> usize {
-    // CAST: A run has at most 2^30 bytes.
-    slots.wrapping_mul(SLOT_SIZE as usize)
-}
-
 /// The set of extents.
 pub(crate) struct Aperture {
-    /// The lowest extent last, so that narrow devices find it unused by others.
-    extents: KVec<Extent>,
-    directory: KVVec<u8>,
+    /// Of those that are there from the beginning the lowest has the last place, so that narrow
+    /// devices find it unused by others.
+    extents: Table<Extent>,
+    directory: KVVec<Byte>,
+    /// One more than the last place of an ordinary extent.
+    end: Word,
     /// Size of the largest extent in bytes.
-    most: usize,
+    most: Word,
+    /// The place of the ordinary extent where each processor was served last.
+    near: PerCpu<1>,
 }
 
 impl Aperture {
@@ -154,14 +102,14 @@ impl Aperture {
     ///
     /// [`ENOMEM`] if there is nothing at all.  May sleep.
     pub(crate) fn new(megabytes: u32) -> Result<Self> {
-        let processors = kernel::cpu::nr_cpu_ids() as usize;
-        let mut extents = KVec::new();
+        // CAST: Widens.
         let wanted = (megabytes as usize) << (20 - PAGE_SHIFT);
+        let mut extents: KVec<Arc<Extent>> = KVec::new();
         let mut missing = wanted;
         let mut order = MAX_ORDER;
-        while missing > 0 && order >= MIN_ORDER && extents.len() < MAX_EXTENTS - 1 {
+        while missing > 0 && order >= MIN_ORDER && extents.len() < NARROW {
             order = order.min(missing.ilog2());
-            match Extent::new(order, ORDINARY_BITS, processors) {
+            match Extent::new(order, ORDINARY_BITS, Kind::Lasting) {
                 Ok(extent) => {
                     extents.push(extent, GFP_KERNEL)?;
                     missing -= 1 << order;
@@ -169,8 +117,7 @@ impl Aperture {
                 Err(_) => order -= 1,
             }
         }
-        let got = wanted - missing;
-        if got == 0 {
+        if missing == wanted {
             pr_err!(
                 "Xen has no memory below 4 GiB to give, not even {} KiB; \
                  end a guest that holds some, or start dom0 with less memory\n",
@@ -178,95 +125,148 @@ impl Aperture {
             );
             return Err(ENOMEM);
         }
-        let lowest = extents.iter().map(|e: &Extent| e.region.base()).min();
-        if lowest.is_none_or(|base| base.raw() >> LOW_BITS != 0) {
-            match Extent::new(LOW_ORDER, LOW_BITS, processors) {
-                Ok(extent) => extents.push(extent, GFP_KERNEL)?,
-                Err(_) => pr_info!(
-                    "no memory below {LOW_BITS} bits of address; devices that reach less than {ORDINARY_BITS} bits cannot bounce\n"
-                ),
-            }
-        }
-        extents.sort_unstable_by_key(|e| core::cmp::Reverse(e.region.base()));
+        extents.sort_unstable_by_key(|extent| core::cmp::Reverse(extent.region.base()));
 
-        let mut directory = KVVec::from_elem(0u8, DIRECTORY_ENTRIES, GFP_KERNEL)?;
-        for (extent, number) in extents.iter().zip(1u8..) {
-            let first = extent.region.base().raw() >> DIRECTORY_SHIFT;
-            let count = extent.region.size() >> DIRECTORY_SHIFT;
-            for entry in directory.iter_mut().skip(first as usize).take(count) {
-                *entry = number;
-            }
+        let mut directory = KVVec::with_capacity(DIRECTORY_ENTRIES, GFP_KERNEL)?;
+        for _ in 0..DIRECTORY_ENTRIES {
+            directory.push(Byte::new(0), GFP_KERNEL)?;
         }
-        let most = extents.iter().map(|e| e.region.size()).max().unwrap_or(0);
         let aperture = Self {
-            extents,
+            extents: Table::new(PLACES)?,
             directory,
-            most,
+            end: Word::new(0),
+            most: Word::new(0),
+            near: PerCpu::new()?,
         };
+        for extent in extents {
+            aperture.add(extent)?;
+        }
         aperture.announce(megabytes, missing);
         Ok(aperture)
     }
 
     fn announce(&self, megabytes: u32, missing: usize) {
+        let kib = self.size() / 1024;
         pr_info!(
-            "aperture of {} KiB: {}\n",
-            self.size() / 1024,
+            "aperture of {kib} KiB: {}\n",
             format_args!("{}", Layout(self))
         );
         if missing > 0 {
             pr_warn!(
-                "low memory gave {} KiB of the {megabytes} MiB asked for; going on with that. \
-                 Guests and dom0 share what lies below 4 GiB\n",
-                (((megabytes as usize) << (20 - PAGE_SHIFT)) - missing) << (PAGE_SHIFT - 10)
+                "low memory gave {kib} KiB of the {megabytes} MiB asked for; going on with that. \
+                 Guests and dom0 share what lies below 4 GiB\n"
             );
         }
     }
 
+    /// Makes an extent part of the aperture.  [`ENOSPC`] if there is no place for it.  One caller at a
+    /// time; may sleep.
+    pub(crate) fn add(&self, extent: Arc<Extent>) -> Result {
+        let places = match extent.kind {
+            Kind::Narrow(_) => NARROW..PLACES,
+            _ => 0..NARROW,
+        };
+        let mut vacant = places.filter(|place| self.extents.read(*place).is_none());
+        let place = vacant.next().ok_or(ENOSPC)?;
+        let size = extent.size() as u64;
+        // CAST: A place fits a byte.
+        self.enter(&extent, place as u8 + 1);
+        self.extents.put(place, extent).map_err(|_| EBUSY)?;
+        self.most.store(self.most.load().max(size));
+        if place < NARROW {
+            self.end.store(self.end.load().max(place as u64 + 1));
+        }
+        Ok(())
+    }
+
+    /// Takes an extent out, if nothing of it is in use, and returns its size.  One caller at a time;
+    /// may sleep.
+    pub(crate) fn remove(&self, place: usize) -> Option<usize> {
+        {
+            let extent = self.extents.read(place)?;
+            let _ = extent.slots.seize()?;
+            // Nothing can be claimed any more: who has an address of it has none that is mapped.
+            self.enter(&extent, 0);
+        }
+        let extent = self.extents.take(place)?;
+        let sizes = self.each().map(|extent| extent.size() as u64);
+        self.most.store(sizes.max().unwrap_or(0));
+        Some(extent.size())
+    }
+
+    /// Lets all processors begin at the first extent again, so that the others fall idle.  Any context.
+    pub(crate) fn go_home(&self) {
+        self.near.set_all(0, 0);
+    }
+
+    /// Writes an extent's entries of the directory.
+    fn enter(&self, extent: &Extent, entry: u8) {
+        // CAST: Widens.
+        let first = (extent.region.base().raw() >> DIRECTORY_SHIFT) as usize;
+        let count = extent.size() >> DIRECTORY_SHIFT;
+        for byte in self.directory.iter().skip(first).take(count) {
+            byte.store(entry);
+        }
+    }
+
+    /// The extents and their places, ordinary ones first.  Whoever looks at one must not sleep.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, Reading<'_, Extent>)> {
+        (0..PLACES).filter_map(|place| Some((place, self.extents.read(place)?)))
+    }
+
+    /// The extents, as [`Aperture::places`].
+    pub(crate) fn each(&self) -> impl Iterator<Item = Reading<'_, Extent>> {
+        self.places().map(|(_, extent)| extent)
+    }
+
     /// Size of all extents in bytes.
     pub(crate) fn size(&self) -> usize {
-        self.extents.iter().map(|e| e.region.size()).sum()
+        self.each().map(|extent| extent.size()).sum()
     }
 
     /// Bytes in use now, and the most that were set apart at a time, which are whole chunks.
     pub(crate) fn usage(&self) -> (u64, u64) {
-        let bytes = |slots: usize| slots as u64 * SLOT_SIZE;
-        self.extents.iter().fold((0, 0), |(now, most), extent| {
-            let slots = &extent.slots;
-            (
-                now + bytes(slots.used()),
-                most + bytes(slots.most_set_apart()),
-            )
+        self.each().fold((0, 0), |(now, most), extent| {
+            let apart = extent.slots.most_set_apart() as u64 * SLOT_SIZE;
+            (now + extent.used() as u64, most + apart)
         })
     }
 
     /// Size of the largest extent in bytes: no mapping of any device can be larger.
     #[inline]
     pub(crate) fn most(&self) -> usize {
-        self.most
-    }
-
-    /// The extents.
-    pub(crate) fn extents(&self) -> &[Extent] {
-        &self.extents
+        // CAST: Only sizes are stored.
+        self.most.load() as usize
     }
 
     /// The extent that a machine address lies in, if it is one of ours.  Any context.
     #[inline]
-    pub(crate) fn find(&self, at: Machine) -> Option<&Extent> {
+    pub(crate) fn find(&self, at: Machine) -> Option<Reading<'_, Extent>> {
         // All extents lie below: most addresses of direct mappings are settled here.
         if at.raw() >> ORDINARY_BITS != 0 {
             return None;
         }
         // CAST: The index has few bits.
         let entry = (at.raw() >> DIRECTORY_SHIFT) as usize;
-        let number = usize::from(*self.directory.get(entry)?);
-        self.extents.get(number.checked_sub(1)?)
+        let number = usize::from(self.directory.get(entry)?.load());
+        self.extents.read(number.checked_sub(1)?)
     }
 
-    /// The largest extent that a device reaches, in bytes.
+    /// The largest extent that a device reaches and that does not go as long as it is served, in
+    /// bytes.
     pub(crate) fn largest(&self, limits: &Limits) -> usize {
-        let reached = self.extents.iter().filter(|e| e.reached(limits));
-        reached.map(|e| e.region.size()).max().unwrap_or(0)
+        let stays = |extent: &Extent| extent.kind != Kind::Spare && extent.reached(limits.reach());
+        let sizes = self.each().filter(|extent| stays(extent));
+        sizes.map(|extent| extent.size()).max().unwrap_or(0)
+    }
+
+    /// The ordinary extent where this processor was served last, if a device with this reach can use
+    /// it.  Any context.
+    #[inline(always)]
+    fn at_hand(&self, reach: u64) -> Option<Reading<'_, Extent>> {
+        // CAST: Only places are stored.
+        let extent = self.extents.read(self.near.get(0) as usize)?;
+        extent.reached(reach).then_some(extent)
     }
 
     /// The common case of [`Aperture::claim`]: 1 to 4096 bytes, of which no address bits are kept, on
@@ -278,24 +278,21 @@ impl Aperture {
         size: usize,
         reach: u64,
         owner: Owner,
-    ) -> Option<(&Extent, Machine)> {
-        let extent = self.extents.first()?;
-        if extent.last > reach {
-            return None;
-        }
-        let at = extent.slots.carry(phys, size, owner, extent.near())?;
-        extent.ledger.claim(extent.offset(at), size, owner);
+    ) -> Option<(Reading<'_, Extent>, Machine)> {
+        let extent = self.at_hand(reach)?;
+        let at = extent.carry(phys, size, owner)?;
         Some((extent, at))
     }
 
     /// Claims pages for up to `most` buffers of a list, as [`Aperture::carry`] would for each.  Any
     /// context.
-    pub(crate) fn claim_pages(&self, most: usize, reach: u64) -> Option<(&Extent, Bundle)> {
-        let extent = self.extents.first()?;
-        if extent.last > reach {
-            return None;
-        }
-        let bundle = extent.slots.claim_pages(most, extent.near())?;
+    pub(crate) fn claim_pages(
+        &self,
+        most: usize,
+        reach: u64,
+    ) -> Option<(Reading<'_, Extent>, Bundle)> {
+        let extent = self.at_hand(reach)?;
+        let bundle = extent.claim_pages(most)?;
         Some((extent, bundle))
     }
 
@@ -307,9 +304,9 @@ impl Aperture {
         size: usize,
         limits: &Limits,
         owner: Owner,
-    ) -> Result<(&Extent, Record), NoRoom> {
+    ) -> Result<(Reading<'_, Extent>, Record), NoRoom> {
         self.claim_as(phys, size, limits, owner, |extent| {
-            extent.slots.request(phys, size, limits)
+            extent.request(phys, size, limits)
         })
     }
 
@@ -319,7 +316,7 @@ impl Aperture {
         size: usize,
         limits: &Limits,
         owner: Owner,
-    ) -> Result<(&Extent, Record), NoRoom> {
+    ) -> Result<(Reading<'_, Extent>, Record), NoRoom> {
         let slots = size.div_ceil(SLOT_SIZE as usize);
         let request = Request::new(slots)
             .and_then(|request| request.aligned(slots.next_power_of_two(), 0))
@@ -335,28 +332,28 @@ impl Aperture {
         limits: &Limits,
         owner: Owner,
         request: impl Fn(&Extent) -> Result<Request, ClaimError>,
-    ) -> Result<(&Extent, Record), NoRoom> {
+    ) -> Result<(Reading<'_, Extent>, Record), NoRoom> {
+        let reach = limits.reach();
+        let narrow = if reach < ORDINARY_REACH {
+            NARROW..PLACES
+        } else {
+            0..0
+        };
         let mut why = NoRoom::Unreachable;
-        for extent in self.extents.iter().filter(|extent| extent.reached(limits)) {
-            let near = extent.near();
-            let claimed = request(extent).and_then(|request| extent.slots.claim(&request, near));
-            match claimed {
-                Ok(run) => {
-                    let (at, all) = (extent.offset(run.start()), bytes(run.slots()));
-                    extent.ledger.claim(at, all, owner);
-                    return match extent.slots.publish(run, phys, size, owner) {
-                        Ok(record) => {
-                            if record.is_small() && record.chunk() != near {
-                                extent.near.set(0, record.chunk() as u64);
-                            }
-                            Ok((extent, record))
-                        }
-                        Err(run) => {
-                            extent.ledger.free(at, all, owner);
-                            extent.slots.cancel(run);
-                            Err(NoRoom::Impossible)
-                        }
-                    };
+        // CAST: Only places are stored.
+        for place in Iterator::chain(0..self.end.load() as usize, narrow) {
+            let Some(extent) = self.extents.read(place) else {
+                continue;
+            };
+            if !extent.reached(reach) {
+                continue;
+            }
+            match request(&extent).and_then(|request| extent.claim(&request, phys, size, owner)) {
+                Ok(record) => {
+                    if place < NARROW {
+                        self.near.set(0, place as u64);
+                    }
+                    return Ok((extent, record));
                 }
                 // Of several reasons the one that may pass comes first.
                 Err(ClaimError::Full) => why = NoRoom::Full,
@@ -369,66 +366,26 @@ impl Aperture {
         }
         Err(why)
     }
-
-    /// Frees the run of a mapping that was retired.  Any context.
-    #[inline(always)]
-    pub(crate) fn release(&self, extent: &Extent, held: Held) {
-        extent.note_end(&held);
-        complain(extent.slots.free(held));
-    }
-
-    /// As [`Aperture::carry`], on a page that [`Aperture::claim_pages`] claimed.
-    #[inline(always)]
-    pub(crate) fn carry_in(
-        extent: &Extent,
-        bundle: &mut Bundle,
-        phys: Phys,
-        size: usize,
-        owner: Owner,
-    ) -> Option<Machine> {
-        let at = extent.slots.carry_in(bundle, phys, size, owner)?;
-        extent.ledger.claim(extent.offset(at), size, owner);
-        Some(at)
-    }
-
-    /// As [`Aperture::release`], together with others of a list.  Any context.
-    #[inline(always)]
-    pub(crate) fn release_with(extent: &Extent, leaving: &mut Leaving, held: Held) {
-        extent.note_end(&held);
-        complain(extent.slots.free_with(leaving, held));
-    }
 }
 
-/// Says that slots were free before their release, if some were.
-#[inline]
-pub(crate) fn complain(strays: usize) {
-    if strays > 0 {
-        pr_err!(
-            "{strays} slots were free before their release; this is a bug of this driver
-"
-        );
-    }
-}
-
-/// Shows the extents: `1 of 64 MiB below 32 bits, 1 of 2 MiB below 28 bits`.
+/// Shows the extents: `1 of 65536 KiB below 32 bits, 1 of 2048 KiB below 28 bits`.
 pub(crate) struct Layout<'a>(pub(crate) &'a Aperture);
 
 impl fmt::Display for Layout<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = |e: &Extent| {
-            let end = e.region.base().raw() + e.region.size() as u64 - 1;
-            (e.region.size() / 1024, u64::BITS - end.leading_zeros())
-        };
-        for (index, group) in self
+        let mut kinds = self
             .0
-            .extents
-            .chunk_by(|a, b| kind(a) == kind(b))
-            .enumerate()
-        {
-            let comma = if index > 0 { ", " } else { "" };
-            if let Some((kib, bits)) = group.first().map(kind) {
-                write!(f, "{comma}{} of {kib} KiB below {bits} bits", group.len())?;
+            .each()
+            .map(|e| (e.size() / 1024, e.bits()))
+            .peekable();
+        let mut comma = "";
+        while let Some((kib, bits)) = kinds.next() {
+            let mut count = 1;
+            while kinds.next_if_eq(&(kib, bits)).is_some() {
+                count += 1;
             }
+            write!(f, "{comma}{count} of {kib} KiB below {bits} bits")?;
+            comma = ", ";
         }
         Ok(())
     }

@@ -11,6 +11,12 @@
 
 use crate::{
     aperture::Aperture,
+    breath::{
+        narrow_bits,
+        swap,
+        Bounds,
+        Breath, //
+    },
     coherent::Store,
     counters::{
         worth_a_line,
@@ -24,6 +30,7 @@ use dma_core::{
     place,
     place_page,
     place_pages,
+    AtomicWord,
     Bounces,
     Machine,
     Owner,
@@ -42,8 +49,15 @@ use kernel::{
         },
         Arc, //
     },
+    workqueue::{
+        new_delayed_work,
+        new_work,
+        DelayedWork,
+        Work, //
+    },
 };
 use xen_dma::{
+    atomic::Word,
     device,
     ops::{
         Attrs,
@@ -62,24 +76,42 @@ use xen_dma::{
 };
 
 /// What all devices share.
+#[pin_data]
 pub(crate) struct Shared {
     pub(crate) aperture: Aperture,
     pub(crate) coherent: Arc<Store>,
     p2m: LinearP2m,
     force: bool,
     owners: Atomic<u32>,
+    #[pin]
+    pub(crate) breath: Breath,
+    #[pin]
+    pub(crate) grow: Work<Self, 1>,
+    #[pin]
+    pub(crate) watch: DelayedWork<Self>,
 }
 
 impl Shared {
-    pub(crate) fn new(aperture: Aperture, p2m: LinearP2m, force: bool) -> Result<Arc<Self>> {
-        let shared = Self {
-            aperture,
-            coherent: Store::new()?,
-            p2m,
-            force,
-            owners: Atomic::new(0),
-        };
-        Ok(Arc::new(shared, GFP_KERNEL)?)
+    pub(crate) fn new(
+        aperture: Aperture,
+        p2m: LinearP2m,
+        force: bool,
+        bounds: Bounds,
+    ) -> Result<Arc<Self>> {
+        let coherent = Store::new()?;
+        Arc::pin_init(
+            pin_init!(Self {
+                aperture,
+                coherent,
+                p2m,
+                force,
+                owners: Atomic::new(0),
+                breath <- Breath::new(bounds),
+                grow <- new_work!("Shared::grow"),
+                watch <- new_delayed_work!("Shared::watch"),
+            }),
+            GFP_KERNEL,
+        )
     }
 
     /// A number that no other device has.
@@ -97,6 +129,10 @@ pub(crate) struct Backend {
     pub(crate) coherent: Owner,
     /// For a short look at a buffer; it knows of none if all must bounce.
     glance_p2m: LinearP2m,
+    /// How many bits the device's driver has set, if that makes it a narrow one, or 0.
+    narrow: Word,
+    /// Mappings that earlier drivers of the device never ended.
+    left_behind: Word,
 }
 
 impl Backend {
@@ -110,8 +146,16 @@ impl Backend {
             } else {
                 shared.p2m
             },
+            narrow: Word::new(0),
+            left_behind: Word::new(0),
             shared,
         })
+    }
+
+    /// The device's driver is gone: what it needed, and what it left, is not its successor's.
+    pub(crate) fn forget_driver(&self) {
+        self.left_behind.store(self.counters.mapped());
+        Shared::lose_interest(&self.shared, swap(&self.narrow, 0));
     }
 
     /// Notes why a request failed, and says so now and then.
@@ -192,6 +236,12 @@ impl Backend {
     }
 }
 
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.forget_driver();
+    }
+}
+
 #[vtable]
 impl Provider for Backend {
     /// A device that maps all its buffers directly is never asked to sync one.
@@ -243,7 +293,7 @@ impl Provider for Backend {
             None => self.counters.count(Event::DirectUnmap),
             Some(extent) => {
                 let copy = dir.device_writes() && !attrs.contains(Attrs::SKIP_CPU_SYNC);
-                self.end_bounce(dev, extent, addr, size, copy);
+                self.end_bounce(dev, &extent, addr, size, copy);
             }
         }
     }
@@ -266,7 +316,7 @@ impl Provider for Backend {
     fn sync_for_cpu(&self, dev: &Device, addr: Machine, size: usize, dir: Direction) {
         if let Some(extent) = self.shared.aperture.find(addr) {
             if dir.device_writes() {
-                self.sync(dev, extent, addr, size, false);
+                self.sync(dev, &extent, addr, size, false);
             }
         }
     }
@@ -275,7 +325,7 @@ impl Provider for Backend {
     fn sync_for_device(&self, dev: &Device, addr: Machine, size: usize, dir: Direction) {
         if let Some(extent) = self.shared.aperture.find(addr) {
             if dir.device_reads() {
-                self.sync(dev, extent, addr, size, true);
+                self.sync(dev, &extent, addr, size, true);
             }
         }
     }
@@ -340,11 +390,28 @@ impl Provider for Backend {
         })
     }
 
-    /// Some memory must lie where the mask reaches: an extent for bounces and coherent buffers, or
-    /// all that the host has.
+    /// Some memory must lie where the mask reaches: an extent for bounces, which is made if need be, or
+    /// all that the host has.  A mask that leaves behind what is mapped is refused.
     fn supported(&self, dev: &Device, mask: u64) -> bool {
+        if device::narrows(dev, mask) && self.counters.mapped() > self.left_behind.load() {
+            dev_warn!(
+                dev,
+                "xen_swiotlb_rs: a mask of {mask:#x} refused: it is narrower than before, and mappings are in use\n"
+            );
+            return false;
+        }
         let limits = device::limits_for(dev, mask);
-        self.shared.aperture.largest(&limits) > 0 || limits.reach() >= top_of_memory().raw()
+        // First the interest, then the extent, which then stays.
+        let bits = narrow_bits(&limits);
+        self.shared.take_interest(bits);
+        let provided = self.shared.provide(&limits);
+        let unneeded = if provided {
+            swap(&self.narrow, u64::from(bits))
+        } else {
+            u64::from(bits)
+        };
+        Shared::lose_interest(&self.shared, unneeded);
+        provided
     }
 
     fn required_mask(&self, _dev: &Device) -> u64 {

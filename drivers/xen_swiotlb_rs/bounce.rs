@@ -8,13 +8,17 @@
 //! C: [`kernel/dma/swiotlb.c`](srctree/kernel/dma/swiotlb.c).
 
 use crate::{
-    aperture::Extent,
-    backend::Backend,
+    aperture::NoRoom,
+    backend::{
+        Backend,
+        Shared, //
+    },
     counters::{
         Cause,
         Event,
         Wrong, //
     },
+    extent::Extent,
 };
 use dma_core::{
     Held,
@@ -50,7 +54,7 @@ impl Backend {
                 .aperture
                 .carry(phys, size, reach, self.streaming);
             if let Some((extent, at)) = carried {
-                return self.carried(dev, extent, at, phys, size, Reason::Unreachable);
+                return self.carried(dev, &extent, at, phys, size, Reason::Unreachable);
             }
         }
         self.bounce(
@@ -81,11 +85,19 @@ impl Backend {
             return Err(Cause::PeerMemory);
         }
         self.counters.note_peak();
-        let (extent, record) = self
-            .shared
-            .aperture
-            .claim(phys, size, limits, self.streaming)?;
-        self.carried(dev, extent, record.start(), phys, size, reason)
+        let (shared, owner) = (&self.shared, self.streaming);
+        match shared.aperture.claim(phys, size, limits, owner) {
+            Ok((extent, record)) => {
+                Shared::claimed(shared, &extent);
+                self.carried(dev, &extent, record.start(), phys, size, reason)
+            }
+            Err(why) => {
+                if why == NoRoom::Full {
+                    Shared::refused(shared, size, limits);
+                }
+                Err(why.into())
+            }
+        }
     }
 
     /// Copies the original into a run that was claimed for it.
@@ -128,7 +140,7 @@ impl Backend {
     #[inline(never)]
     fn release(&self, extent: &Extent, at: Machine) {
         if let Ok(held) = extent.slots.retire(at, self.streaming) {
-            self.shared.aperture.release(extent, held);
+            extent.release(held);
         }
     }
 
@@ -177,7 +189,7 @@ impl Backend {
     ) {
         self.copy_back(dev, extent, addr, &held, size, copy);
         let mapped = held.size();
-        self.shared.aperture.release(extent, held);
+        extent.release(held);
         self.counters.unbounced(mapped);
     }
 

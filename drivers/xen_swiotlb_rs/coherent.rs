@@ -261,7 +261,7 @@ impl Backend {
             Some(extent) => extent
                 .slots
                 .retire(at, self.coherent)
-                .map(|held| self.shared.aperture.release(extent, held))
+                .map(|held| extent.release(held))
                 .map_err(Wrong::from),
             None => Store::end(&self.shared.coherent, at, size, self.coherent),
         };
@@ -278,7 +278,9 @@ impl Backend {
         size: usize,
         with: impl FnOnce(&Region, usize) -> Result<R>,
     ) -> Result<R> {
-        match self.shared.aperture.find(at) {
+        // What follows may sleep.
+        let extent = self.shared.aperture.find(at).map(|extent| extent.keep());
+        match extent {
             Some(extent) => {
                 let record = extent.slots.find(at, self.coherent).map_err(|_| ENXIO)?;
                 if record.start() != at || record.size() < size as u64 {

@@ -364,6 +364,12 @@ impl Counters {
         made.saturating_sub(self.get(Event::BounceUnmap) + self.get(Event::CoherentFree))
     }
 
+    /// Mappings and coherent buffers that are not undone yet.
+    pub(crate) fn mapped(&self) -> u64 {
+        let direct = self.get(Event::Direct);
+        direct.saturating_sub(self.get(Event::DirectUnmap)) + self.outstanding()
+    }
+
     /// Requests that failed, for any cause.
     pub(crate) fn failures(&self) -> u64 {
         Cause::ALL

@@ -145,6 +145,7 @@ impl BusEvents for Devices {
             return;
         }
         let _ = served.detach(quiet);
+        served.provider().forget_driver();
     }
 
     fn removed(&self, dev: &Device) {

@@ -9,15 +9,14 @@
 //! C: `xen_swiotlb_map_sg()`, `xen_swiotlb_unmap_sg()`.
 
 use crate::{
-    aperture::{
-        complain,
-        Aperture,
-        Extent, //
-    },
     backend::Backend,
     counters::{
         Cause,
         Event, //
+    },
+    extent::{
+        complain,
+        Extent, //
     },
 };
 use dma_core::{
@@ -38,6 +37,7 @@ use xen_dma::{
         Direction,
         Provider, //
     },
+    rcu::Reading,
     scatterlist::ScatterList, //
 };
 
@@ -116,7 +116,7 @@ impl Backend {
         attrs: Attrs,
     ) {
         let copy = dir.device_writes() && !attrs.contains(Attrs::SKIP_CPU_SYNC);
-        let mut leaving: Option<(&Extent, Leaving)> = None;
+        let mut leaving: Option<(Reading<'_, Extent>, Leaving)> = None;
         // A length of 0 ends the mapped part: an entry that was mapped has bytes.
         for entry in list.entries().take_while(|entry| entry.dma_length() > 0) {
             let (addr, size) = (entry.dma_address(), entry.dma_length());
@@ -125,18 +125,18 @@ impl Backend {
                 continue;
             };
             let Some(held) = extent.slots.retire_plain(addr, self.streaming) else {
-                self.end_other(dev, extent, addr, size, copy);
+                self.end_other(dev, &extent, addr, size, copy);
                 continue;
             };
-            self.copy_back(dev, extent, addr, &held, size, copy);
+            self.copy_back(dev, &extent, addr, &held, size, copy);
             self.counters.unbounced(held.size());
             match &mut leaving {
-                Some((of, leaving)) if core::ptr::eq(*of, extent) => {
-                    Aperture::release_with(extent, leaving, held);
+                Some((of, leaving)) if core::ptr::eq::<Extent>(&**of, &*extent) => {
+                    extent.release_with(leaving, held);
                 }
                 other => {
                     let mut first = Leaving::default();
-                    Aperture::release_with(extent, &mut first, held);
+                    extent.release_with(&mut first, held);
                     if let Some((of, leaving)) = other.replace((extent, first)) {
                         complain(of.slots.free_leaving(leaving));
                     }
@@ -167,7 +167,7 @@ impl Backend {
     fn carry_in<'a>(
         &'a self,
         dev: &Device,
-        pages: &mut Option<(&'a Extent, Bundle)>,
+        pages: &mut Option<(Reading<'a, Extent>, Bundle)>,
         left: usize,
         phys: Phys,
         size: usize,
@@ -177,14 +177,14 @@ impl Backend {
             *pages = self.shared.aperture.claim_pages(left, reach);
         }
         let (extent, bundle) = pages.as_mut()?;
-        let at = Aperture::carry_in(extent, bundle, phys, size, self.streaming)?;
+        let at = extent.carry_in(bundle, phys, size, self.streaming)?;
         self.carried(dev, extent, at, phys, size, Reason::Unreachable)
             .ok()
     }
 }
 
 /// Frees pages that were claimed for a list and carry nothing.
-fn return_pages(pages: &mut Option<(&Extent, Bundle)>) {
+fn return_pages(pages: &mut Option<(Reading<'_, Extent>, Bundle)>) {
     if let Some((extent, bundle)) = pages.take() {
         complain(extent.slots.return_pages(bundle));
     }

@@ -2,7 +2,7 @@
 
 //! Xen-aware DMA backend for PCI devices of a PV domain.
 //!
-//! This file only wires: the [`aperture`] that bounces live in, the [`backend`] that maps
+//! This file only wires: the [`aperture`] that bounces live in and how it [`breath`]es, the [`backend`] that maps
 //! (with [`bounce`]s, [`lists`] and [`coherent`] memory), the [`devices`] that it is attached
 //! to by [`policy`], and the [`report`] of what the [`counters`] counted.
 //!
@@ -11,11 +11,15 @@
 use crate::{
     aperture::Aperture,
     backend::Shared,
+    breath::Bounds,
     devices::Devices,
     policy::Policy,
     report::Report, //
 };
-use core::pin::Pin;
+use core::{
+    ops::RangeInclusive,
+    pin::Pin, //
+};
 use kernel::{
     prelude::*,
     sync::Arc, //
@@ -35,9 +39,11 @@ mod backend;
 #[path = "../../tests/kunit/backend.rs"]
 mod backend_test;
 mod bounce;
+mod breath;
 mod coherent;
 mod counters;
 mod devices;
+mod extent;
 mod ledger;
 mod lists;
 mod policy;
@@ -52,7 +58,19 @@ module! {
     params: {
         aperture_mb: u32 {
             default: 64,
-            description: "memory for bounces, in MiB, below 4 GiB of machine addresses (1 to 2048)",
+            description: "memory for bounces at first, in MiB, below 4 GiB of machine addresses (1 to 2048)",
+        },
+        aperture_max_mb: u32 {
+            default: 256,
+            description: "memory for bounces at most, in MiB; it grows when little is left (up to 2048; not above aperture_mb: it stays as it is)",
+        },
+        low_water: u32 {
+            default: 25,
+            description: "memory for bounces grows when less than so many per cent are left (1 to 50)",
+        },
+        idle_s: u32 {
+            default: 30,
+            description: "what was added goes back when it has been idle for so many seconds (1 to 86400)",
         },
         force_bounce: u8 {
             default: 0,
@@ -78,11 +96,26 @@ struct Driver {
 impl kernel::Module for Driver {
     fn init(module: &'static ThisModule) -> Result<Self> {
         let p2m = pv_domain()?;
+        let within = |name: &str, value: u32, range: RangeInclusive<u32>| {
+            if range.contains(&value) {
+                return Ok(value);
+            }
+            let (low, high) = (range.start(), range.end());
+            pr_err!("{name}={value} is out of range; give {low} to {high}\n");
+            Err(EINVAL)
+        };
         let megabytes = *module_parameters::aperture_mb.value();
-        if !(1..=MAX_APERTURE_MB).contains(&megabytes) {
-            pr_err!("aperture_mb={megabytes} is out of range; give 1 to {MAX_APERTURE_MB}\n");
-            return Err(EINVAL);
-        }
+        let megabytes = within("aperture_mb", megabytes, 1..=MAX_APERTURE_MB)?;
+        let most = *module_parameters::aperture_max_mb.value();
+        let most = within("aperture_max_mb", most, 0..=MAX_APERTURE_MB)?;
+        let low_water = within("low_water", *module_parameters::low_water.value(), 1..=50)?;
+        let idle = within("idle_s", *module_parameters::idle_s.value(), 1..=86400)?;
+        // CAST: Both widen.
+        let bounds = Bounds {
+            maximum: (most as usize) << 20,
+            low_water: low_water as usize,
+            idle_ms: i64::from(idle) * 1000,
+        };
         let force = match *module_parameters::force_bounce.value() {
             0 => false,
             1 => true,
@@ -93,7 +126,7 @@ impl kernel::Module for Driver {
         };
 
         let aperture = Aperture::new(megabytes)?;
-        let shared = Shared::new(aperture, p2m, force)?;
+        let shared = Shared::new(aperture, p2m, force, bounds)?;
         let devices = Devices::new(shared.clone(), module)?;
         devices.list_left_alone();
         let report = Report::new(devices.clone())?;
@@ -109,6 +142,7 @@ impl kernel::Module for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        self.shared.hold_breath();
         self.shared.coherent.finish();
     }
 }

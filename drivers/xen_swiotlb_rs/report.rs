@@ -76,6 +76,8 @@ impl Writer for Summary {
             used / 1024,
             peak / 1024
         )?;
+        let (grown, shrunk) = shared.breath.counts();
+        writeln!(f, "breath     {grown} extents added, {shrunk} gone back")?;
         writeln!(
             f,
             "coherent   {regions} regions of their own, {} KiB",
@@ -131,13 +133,14 @@ impl Writer for Stats {
             "{{\"version\":1,\"aperture\":{{\"bytes\":{},\"in_use\":{used},\"peak\":{peak},\"extents\":[",
             shared.aperture.size()
         )?;
-        for (index, extent) in shared.aperture.extents().iter().enumerate() {
+        for (index, extent) in shared.aperture.each().enumerate() {
             let comma = if index > 0 { "," } else { "" };
-            write!(f, "{comma}{}", extent.region.size())?;
+            write!(f, "{comma}{}", extent.size())?;
         }
+        let (grown, shrunk) = shared.breath.counts();
         write!(
             f,
-            "]}},\"coherent\":{{\"regions\":{regions},\"bytes\":{bytes}}},\
+            "],\"grown\":{grown},\"shrunk\":{shrunk}}},\"coherent\":{{\"regions\":{regions},\"bytes\":{bytes}}},\
              \"pages\":{{\"taken\":{taken},\"returned\":{returned}}},\"devices\":["
         )?;
         let mut comma = "";

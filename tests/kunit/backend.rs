@@ -14,6 +14,7 @@ use crate::{
         Backend,
         Shared, //
     },
+    breath::Bounds,
     counters::{
         Cause,
         Event,
@@ -70,6 +71,8 @@ use xen_dma::{
     Context, //
 };
 
+#[path = "backend_breath.rs"]
+mod breath;
 #[path = "check.rs"]
 mod check;
 #[path = "backend_coherent.rs"]
@@ -114,6 +117,12 @@ struct Bench {
     seat: Seat,
 }
 
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.shared.hold_breath();
+    }
+}
+
 impl Deref for Bench {
     type Target = Seat;
 
@@ -138,10 +147,30 @@ impl Bench {
     }
 
     fn with(name: &'static CStr, mask: u64, force: bool, megabytes: u32) -> Result<Option<Self>> {
+        Self::bounded(name, mask, force, megabytes, Bounds::FIXED)
+    }
+
+    /// Makes everything bounce, through an aperture that grows and shrinks.
+    fn breathing(
+        name: &'static CStr,
+        mask: u64,
+        megabytes: u32,
+        bounds: Bounds,
+    ) -> Result<Option<Self>> {
+        Self::bounded(name, mask, true, megabytes, bounds)
+    }
+
+    fn bounded(
+        name: &'static CStr,
+        mask: u64,
+        force: bool,
+        megabytes: u32,
+        bounds: Bounds,
+    ) -> Result<Option<Self>> {
         let Some(p2m) = LinearP2m::get() else {
             return Ok(None);
         };
-        let shared = Shared::new(Aperture::new(megabytes)?, p2m, force)?;
+        let shared = Shared::new(Aperture::new(megabytes)?, p2m, force, bounds)?;
         Self::beside(name, mask, force, shared).map(Some)
     }
 
@@ -204,15 +233,14 @@ impl Bench {
         check!(self
             .shared
             .aperture
-            .extents()
-            .iter()
+            .each()
             .all(|extent| extent.slots.used() == 0 && extent.ledger.is_clear()));
         self.books()
     }
 
     /// The ledger has never found anything wrong.
     fn books(&self) -> Result {
-        let extents = self.shared.aperture.extents().iter();
+        let extents = self.shared.aperture.each();
         let faults: u32 = extents.map(|extent| extent.ledger.faults()).sum();
         check!(faults == 0, "{faults}");
         Ok(())

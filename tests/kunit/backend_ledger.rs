@@ -81,8 +81,8 @@ mod tests {
         let buffer = Buffer::new(7)?;
         let (dir, attrs) = (Direction::TO_DEVICE, Attrs::NONE);
         let clear = || {
-            let extents = bench.shared.aperture.extents();
-            extents.iter().all(|extent| extent.ledger.is_clear())
+            let mut extents = bench.shared.aperture.each();
+            extents.all(|extent| extent.ledger.is_clear())
         };
         // Carried, claimed, and beyond a chunk; then coherent memory of the aperture.
         for size in [1, 4096, 9000, 0x4_0001] {

@@ -84,6 +84,8 @@ mod tests {
         let (mut buffer, mut scratch) = (Buffer::new(2)?, Buffer::new(2)?);
         for limit in [MASK_32, MASK_28, 0] {
             bench.device.set_bus_limit(limit);
+            // As drivers do: what the device reaches is known from then on.
+            client::set_masks(bench.dev(), MASK_64)?;
             for dir in DIRECTIONS {
                 travel(&bench, [&mut buffer, &mut scratch], (4000, 5000), dir)
                     .inspect_err(|_| pr_err!("bus limit {limit:#x}\n"))?;
