@@ -20,7 +20,7 @@ run() {
 	echo "$* $(average map) $(average unmap)" >>/out/map
 }
 
-insmod "$driver_file" devices=0000:00:04.0 aperture_mb=64 || fail "the driver does not load"
+insmod "$driver_file" devices=0000:00:04.0 aperture_mb=64 aperture_max_mb=64 || fail "the driver does not load"
 insmod /tests/$driver.ko || fail "$driver does not load"
 for pair in ours=0000:00:04.0 c=0000:00:05.0; do
 	side=${pair%%=*} device=${pair#*=}

@@ -12,7 +12,7 @@ c=0000:00:05.0
 debugfs=/sys/kernel/debug
 
 # As many MiB as the kernel's own pool has.
-insmod "$driver_file" devices=$ours aperture_mb=64 || fail "the driver does not load"
+insmod "$driver_file" devices=$ours aperture_mb=64 aperture_max_mb=64 || fail "the driver does not load"
 insmod /tests/xen_swiotlb_rs_bench.ko || fail "the measurement does not load"
 for device in $ours $c; do
 	[ "$(driver_of "$device")" = xen_swiotlb_rs_bench ] || fail "$device was not measured; the log tells why"
