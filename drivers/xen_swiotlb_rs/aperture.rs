@@ -70,6 +70,10 @@ const DIRECTORY_ENTRIES: usize = 1 << (ORDINARY_BITS - DIRECTORY_SHIFT);
 const PLACES: usize = u8::MAX as usize;
 const NARROW: usize = 192;
 
+/// What the directory says of an address.
+#[derive(Clone, Copy)]
+pub(crate) struct Place(usize);
+
 /// Why no run could be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoRoom {
@@ -239,17 +243,30 @@ impl Aperture {
         self.most.load() as usize
     }
 
-    /// The extent that a machine address lies in, if it is one of ours.  Any context.
+    /// The place of the extent that a machine address lies in, if it is one of ours.  Any context.
     #[inline]
-    pub(crate) fn find(&self, at: Machine) -> Option<Reading<'_, Extent>> {
+    pub(crate) fn place(&self, at: Machine) -> Option<Place> {
         // All extents lie below: most addresses of direct mappings are settled here.
         if at.raw() >> ORDINARY_BITS != 0 {
             return None;
         }
         // CAST: The index has few bits.
         let entry = (at.raw() >> DIRECTORY_SHIFT) as usize;
-        let number = usize::from(self.directory.get(entry)?.load());
-        self.extents.read(number.checked_sub(1)?)
+        usize::from(self.directory.get(entry)?.load())
+            .checked_sub(1)
+            .map(Place)
+    }
+
+    /// The extent at a place, if it is still there, as one with a mapping is.  Any context.
+    #[inline(always)]
+    pub(crate) fn read(&self, place: Place) -> Option<Reading<'_, Extent>> {
+        self.extents.read(place.0)
+    }
+
+    /// The extent that a machine address lies in, if it is one of ours.  Any context.
+    #[inline]
+    pub(crate) fn find(&self, at: Machine) -> Option<Reading<'_, Extent>> {
+        self.read(self.place(at)?)
     }
 
     /// The largest extent that a device reaches and that does not go as long as it is served, in

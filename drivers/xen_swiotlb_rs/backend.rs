@@ -289,11 +289,11 @@ impl Provider for Backend {
 
     #[inline]
     fn unmap(&self, dev: &Device, addr: Machine, size: usize, dir: Direction, attrs: Attrs) {
-        match self.shared.aperture.find(addr) {
+        match self.shared.aperture.place(addr) {
             None => self.counters.count(Event::DirectUnmap),
-            Some(extent) => {
+            Some(place) => {
                 let copy = dir.device_writes() && !attrs.contains(Attrs::SKIP_CPU_SYNC);
-                self.end_bounce(dev, &extent, addr, size, copy);
+                self.end_bounce(dev, place, addr, size, copy);
             }
         }
     }
@@ -314,18 +314,18 @@ impl Provider for Backend {
 
     #[inline]
     fn sync_for_cpu(&self, dev: &Device, addr: Machine, size: usize, dir: Direction) {
-        if let Some(extent) = self.shared.aperture.find(addr) {
+        if let Some(place) = self.shared.aperture.place(addr) {
             if dir.device_writes() {
-                self.sync(dev, &extent, addr, size, false);
+                self.sync(dev, place, addr, size, false);
             }
         }
     }
 
     #[inline]
     fn sync_for_device(&self, dev: &Device, addr: Machine, size: usize, dir: Direction) {
-        if let Some(extent) = self.shared.aperture.find(addr) {
+        if let Some(place) = self.shared.aperture.place(addr) {
             if dir.device_reads() {
-                self.sync(dev, &extent, addr, size, true);
+                self.sync(dev, place, addr, size, true);
             }
         }
     }

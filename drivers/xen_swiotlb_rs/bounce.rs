@@ -8,7 +8,10 @@
 //! C: [`kernel/dma/swiotlb.c`](srctree/kernel/dma/swiotlb.c).
 
 use crate::{
-    aperture::NoRoom,
+    aperture::{
+        NoRoom,
+        Place, //
+    },
     backend::{
         Backend,
         Shared, //
@@ -36,6 +39,9 @@ use xen_dma::{
     ops::Attrs,
     table::start_syncs, //
 };
+
+/// A copy of more bytes does not keep its processor: the mapping keeps a reference on the extent instead.
+const LONG_COPY: usize = 64 * 1024;
 
 impl Backend {
     /// Maps a buffer that lies on one page beyond the device's reach, or says why not.
@@ -89,7 +95,12 @@ impl Backend {
         match shared.aperture.claim(phys, size, limits, owner) {
             Ok((extent, record)) => {
                 Shared::claimed(shared, &extent);
-                self.carried(dev, &extent, record.start(), phys, size, reason)
+                let at = record.start();
+                if size > LONG_COPY {
+                    let extent = extent.into_kept();
+                    return self.carried(dev, &extent, at, phys, size, reason);
+                }
+                self.carried(dev, &extent, at, phys, size, reason)
             }
             Err(why) => {
                 if why == NoRoom::Full {
@@ -149,14 +160,21 @@ impl Backend {
     pub(crate) fn end_bounce(
         &self,
         dev: &Device,
-        extent: &Extent,
+        place: Place,
         addr: Machine,
         size: usize,
         copy: bool,
     ) {
+        let Some(extent) = self.shared.aperture.read(place) else {
+            return self.misuse(dev, "unmap", size, Wrong::NotMapped);
+        };
+        if size > LONG_COPY {
+            let extent = extent.into_kept();
+            return self.end_other(dev, &extent, addr, size, copy);
+        }
         match extent.slots.retire_plain(addr, self.streaming) {
-            Some(held) => self.finish(dev, extent, addr, held, size, copy),
-            None => self.end_other(dev, extent, addr, size, copy),
+            Some(held) => self.finish(dev, &extent, addr, held, size, copy),
+            None => self.end_other(dev, &extent, addr, size, copy),
         }
     }
 
@@ -221,14 +239,18 @@ impl Backend {
 
     /// Copies a part of a bounced mapping, `into` the run or out of it.
     #[inline(never)]
-    pub(crate) fn sync(
-        &self,
-        dev: &Device,
-        extent: &Extent,
-        addr: Machine,
-        size: usize,
-        into: bool,
-    ) {
+    pub(crate) fn sync(&self, dev: &Device, place: Place, addr: Machine, size: usize, into: bool) {
+        match self.shared.aperture.read(place) {
+            None => self.misuse(dev, "sync", size, Wrong::NotMapped),
+            Some(extent) if size > LONG_COPY => {
+                self.sync_in(dev, &extent.into_kept(), addr, size, into);
+            }
+            Some(extent) => self.sync_in(dev, &extent, addr, size, into),
+        }
+    }
+
+    #[inline]
+    fn sync_in(&self, dev: &Device, extent: &Extent, addr: Machine, size: usize, into: bool) {
         let record = extent.slots.find(addr, self.streaming);
         let part = record
             .map_err(Wrong::from)

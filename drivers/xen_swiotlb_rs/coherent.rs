@@ -50,6 +50,7 @@ use xen_dma::{
         Coherent,
         CoherentPages, //
     },
+    rcu::Reading,
     region::{
         Region,
         Way, //
@@ -279,7 +280,7 @@ impl Backend {
         with: impl FnOnce(&Region, usize) -> Result<R>,
     ) -> Result<R> {
         // What follows may sleep.
-        let extent = self.shared.aperture.find(at).map(|extent| extent.keep());
+        let extent = self.shared.aperture.find(at).map(Reading::into_kept);
         match extent {
             Some(extent) => {
                 let record = extent.slots.find(at, self.coherent).map_err(|_| ENXIO)?;

@@ -11,6 +11,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/percpu.h>
+#include <linux/preempt.h>
 #include <linux/scatterlist.h>
 #include <linux/spinlock.h>
 #include <linux/vmalloc.h>
@@ -139,6 +140,16 @@ __rust_helper u64 *rust_helper_xen_dma_per_cpu_word(u64 __percpu *word, unsigned
 __rust_helper void *rust_helper_xen_dma_phys_to_virt(phys_addr_t phys)
 {
 	return phys_to_virt(phys);
+}
+
+__rust_helper void rust_helper_xen_dma_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+__rust_helper void rust_helper_xen_dma_preempt_enable(void)
+{
+	preempt_enable();
 }
 
 __rust_helper bool rust_helper_xen_dma_pv_domain(void)
