@@ -20,7 +20,13 @@ use crate::extent::{
     Extent,
     Kind, //
 };
-use core::fmt;
+use core::{
+    fmt,
+    ops::{
+        Range,
+        RangeInclusive, //
+    },
+};
 use dma_core::{
     AtomicWord,
     Bundle,
@@ -66,13 +72,10 @@ pub(crate) const MAX_ORDER: u32 = 18;
 const DIRECTORY_SHIFT: u32 = MIN_ORDER + PAGE_SHIFT as u32;
 const DIRECTORY_ENTRIES: usize = 1 << (ORDINARY_BITS - DIRECTORY_SHIFT);
 
-/// Directory entries are an extent's place plus one, in a byte.  Narrow extents have the last places.
-const PLACES: usize = u8::MAX as usize;
-const NARROW: usize = 192;
-
-/// What the directory says of an address.
-#[derive(Clone, Copy)]
-pub(crate) struct Place(usize);
+/// Directory entries are places.  At place 0 there is never an extent; narrow ones have the last places.
+const NOWHERE: u8 = 0;
+const ORDINARY: Range<u8> = 1..192;
+const NARROW: RangeInclusive<u8> = 192..=u8::MAX;
 
 /// Why no run could be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +114,7 @@ impl Aperture {
         let mut extents: KVec<Arc<Extent>> = KVec::new();
         let mut missing = wanted;
         let mut order = MAX_ORDER;
-        while missing > 0 && order >= MIN_ORDER && extents.len() < NARROW {
+        while missing > 0 && order >= MIN_ORDER && extents.len() < ORDINARY.len() {
             order = order.min(missing.ilog2());
             match Extent::new(order, ORDINARY_BITS, Kind::Lasting) {
                 Ok(extent) => {
@@ -133,15 +136,16 @@ impl Aperture {
 
         let mut directory = KVVec::with_capacity(DIRECTORY_ENTRIES, GFP_KERNEL)?;
         for _ in 0..DIRECTORY_ENTRIES {
-            directory.push(Byte::new(0), GFP_KERNEL)?;
+            directory.push(Byte::new(NOWHERE), GFP_KERNEL)?;
         }
         let aperture = Self {
-            extents: Table::new(PLACES)?,
+            extents: Table::new()?,
             directory,
-            end: Word::new(0),
+            end: Word::new(u64::from(ORDINARY.start)),
             most: Word::new(0),
             near: PerCpu::new()?,
         };
+        aperture.go_home();
         for extent in extents {
             aperture.add(extent)?;
         }
@@ -166,31 +170,30 @@ impl Aperture {
     /// Makes an extent part of the aperture.  [`ENOSPC`] if there is no place for it.  One caller at a
     /// time; may sleep.
     pub(crate) fn add(&self, extent: Arc<Extent>) -> Result {
-        let places = match extent.kind {
-            Kind::Narrow(_) => NARROW..PLACES,
-            _ => 0..NARROW,
+        let (first, last) = match extent.kind {
+            Kind::Narrow(_) => (*NARROW.start(), *NARROW.end()),
+            _ => (ORDINARY.start, ORDINARY.end - 1),
         };
-        let mut vacant = places.filter(|place| self.extents.read(*place).is_none());
+        let mut vacant = (first..=last).filter(|place| self.extents.read(*place).is_none());
         let place = vacant.next().ok_or(ENOSPC)?;
         let size = extent.size() as u64;
-        // CAST: A place fits a byte.
-        self.enter(&extent, place as u8 + 1);
+        self.enter(&extent, place);
         self.extents.put(place, extent).map_err(|_| EBUSY)?;
         self.most.store(self.most.load().max(size));
-        if place < NARROW {
-            self.end.store(self.end.load().max(place as u64 + 1));
+        if ORDINARY.contains(&place) {
+            self.end.store(self.end.load().max(u64::from(place) + 1));
         }
         Ok(())
     }
 
     /// Takes an extent out, if nothing of it is in use, and returns its size.  One caller at a time;
     /// may sleep.
-    pub(crate) fn remove(&self, place: usize) -> Option<usize> {
+    pub(crate) fn remove(&self, place: u8) -> Option<usize> {
         {
             let extent = self.extents.read(place)?;
             let _ = extent.slots.seize()?;
             // Nothing can be claimed any more: who has an address of it has none that is mapped.
-            self.enter(&extent, 0);
+            self.enter(&extent, NOWHERE);
         }
         let extent = self.extents.take(place)?;
         let sizes = self.each().map(|extent| extent.size() as u64);
@@ -200,7 +203,7 @@ impl Aperture {
 
     /// Lets all processors begin at the first extent again, so that the others fall idle.  Any context.
     pub(crate) fn go_home(&self) {
-        self.near.set_all(0, 0);
+        self.near.set_all(0, u64::from(ORDINARY.start));
     }
 
     /// Writes an extent's entries of the directory.
@@ -214,8 +217,8 @@ impl Aperture {
     }
 
     /// The extents and their places, ordinary ones first.  Whoever looks at one must not sleep.
-    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, Reading<'_, Extent>)> {
-        (0..PLACES).filter_map(|place| Some((place, self.extents.read(place)?)))
+    pub(crate) fn places(&self) -> impl Iterator<Item = (u8, Reading<'_, Extent>)> {
+        (0..=u8::MAX).filter_map(|place| Some((place, self.extents.read(place)?)))
     }
 
     /// The extents, as [`Aperture::places`].
@@ -245,22 +248,21 @@ impl Aperture {
 
     /// The place of the extent that a machine address lies in, if it is one of ours.  Any context.
     #[inline]
-    pub(crate) fn place(&self, at: Machine) -> Option<Place> {
+    pub(crate) fn place(&self, at: Machine) -> Option<u8> {
         // All extents lie below: most addresses of direct mappings are settled here.
         if at.raw() >> ORDINARY_BITS != 0 {
             return None;
         }
         // CAST: The index has few bits.
         let entry = (at.raw() >> DIRECTORY_SHIFT) as usize;
-        usize::from(self.directory.get(entry)?.load())
-            .checked_sub(1)
-            .map(Place)
+        let place = self.directory.get(entry)?.load();
+        (place != NOWHERE).then_some(place)
     }
 
     /// The extent at a place, if it is still there, as one with a mapping is.  Any context.
     #[inline(always)]
-    pub(crate) fn read(&self, place: Place) -> Option<Reading<'_, Extent>> {
-        self.extents.read(place.0)
+    pub(crate) fn read(&self, place: u8) -> Option<Reading<'_, Extent>> {
+        self.extents.read(place)
     }
 
     /// The extent that a machine address lies in, if it is one of ours.  Any context.
@@ -282,7 +284,7 @@ impl Aperture {
     #[inline(always)]
     fn at_hand(&self, reach: u64) -> Option<Reading<'_, Extent>> {
         // CAST: Only places are stored.
-        let extent = self.extents.read(self.near.get(0) as usize)?;
+        let extent = self.extents.read(self.near.get(0) as u8)?;
         extent.reached(reach).then_some(extent)
     }
 
@@ -351,14 +353,11 @@ impl Aperture {
         request: impl Fn(&Extent) -> Result<Request, ClaimError>,
     ) -> Result<(Reading<'_, Extent>, Record), NoRoom> {
         let reach = limits.reach();
-        let narrow = if reach < ORDINARY_REACH {
-            NARROW..PLACES
-        } else {
-            0..0
-        };
+        // CAST: Only places, and the one behind the last, are stored.
+        let ordinary = ORDINARY.start..self.end.load() as u8;
+        let narrow = NARROW.filter(|_| reach < ORDINARY_REACH);
         let mut why = NoRoom::Unreachable;
-        // CAST: Only places are stored.
-        for place in Iterator::chain(0..self.end.load() as usize, narrow) {
+        for place in Iterator::chain(ordinary, narrow) {
             let Some(extent) = self.extents.read(place) else {
                 continue;
             };
@@ -367,8 +366,8 @@ impl Aperture {
             }
             match request(&extent).and_then(|request| extent.claim(&request, phys, size, owner)) {
                 Ok(record) => {
-                    if place < NARROW {
-                        self.near.set(0, place as u64);
+                    if ORDINARY.contains(&place) {
+                        self.near.set(0, u64::from(place));
                     }
                     return Ok((extent, record));
                 }

@@ -8,10 +8,7 @@
 //! C: [`kernel/dma/swiotlb.c`](srctree/kernel/dma/swiotlb.c).
 
 use crate::{
-    aperture::{
-        NoRoom,
-        Place, //
-    },
+    aperture::NoRoom,
     backend::{
         Backend,
         Shared, //
@@ -160,7 +157,7 @@ impl Backend {
     pub(crate) fn end_bounce(
         &self,
         dev: &Device,
-        place: Place,
+        place: u8,
         addr: Machine,
         size: usize,
         copy: bool,
@@ -205,6 +202,31 @@ impl Backend {
         size: usize,
         copy: bool,
     ) {
+        // CAST: A mapping's size came as a `usize`.
+        if held.size() as usize != size {
+            return self.finish_other(dev, extent, addr, held, size, copy);
+        }
+        if copy {
+            let offset = extent.offset(addr);
+            extent.region.copy_out(offset, held.phys(), size);
+        }
+        extent.release(held);
+        // CAST: Widens.
+        self.counters.unbounced(size as u64);
+    }
+
+    /// As [`Backend::finish`], if the size is not the mapping's.
+    #[cold]
+    #[inline(never)]
+    fn finish_other(
+        &self,
+        dev: &Device,
+        extent: &Extent,
+        addr: Machine,
+        held: Held,
+        size: usize,
+        copy: bool,
+    ) {
         self.copy_back(dev, extent, addr, &held, size, copy);
         let mapped = held.size();
         extent.release(held);
@@ -239,7 +261,7 @@ impl Backend {
 
     /// Copies a part of a bounced mapping, `into` the run or out of it.
     #[inline(never)]
-    pub(crate) fn sync(&self, dev: &Device, place: Place, addr: Machine, size: usize, into: bool) {
+    pub(crate) fn sync(&self, dev: &Device, place: u8, addr: Machine, size: usize, into: bool) {
         match self.shared.aperture.read(place) {
             None => self.misuse(dev, "sync", size, Wrong::NotMapped),
             Some(extent) if size > LONG_COPY => {

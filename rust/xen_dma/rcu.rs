@@ -102,6 +102,9 @@ impl Drop for Section {
     }
 }
 
+/// As many as a byte can name.
+const PLACES: usize = 256;
+
 /// A value of a [`Table`], which stays at least as long as this.  Whoever has one must not sleep.
 pub struct Reading<'a, T> {
     value: &'a T,
@@ -125,13 +128,13 @@ impl<T> Reading<'_, T> {
     }
 }
 
-/// Places for values, each empty at first.
+/// Places for values, 256 of them, each empty at first.
 ///
 /// # Invariants
 ///
 /// A place holds null, or the address of a value of which the table owns a reference.
 pub struct Table<T> {
-    places: KVec<Atomic<*mut T>>,
+    places: KBox<[Atomic<*mut T>; PLACES]>,
 }
 
 // SAFETY: It owns values that are shared, and may end on any processor.
@@ -140,20 +143,19 @@ unsafe impl<T: Send + Sync> Send for Table<T> {}
 unsafe impl<T: Send + Sync> Sync for Table<T> {}
 
 impl<T> Table<T> {
-    /// Makes `count` empty places.  May sleep.
-    pub fn new(count: usize) -> Result<Self> {
-        let mut places = KVec::with_capacity(count, GFP_KERNEL)?;
-        for _ in 0..count {
-            // INVARIANT: Empty.
-            places.push(Atomic::new(core::ptr::null_mut()), GFP_KERNEL)?;
-        }
-        Ok(Self { places })
+    /// Makes empty places.  May sleep.
+    pub fn new() -> Result<Self> {
+        // INVARIANT: All are empty.
+        let places = [const { Atomic::new(core::ptr::null_mut()) }; PLACES];
+        Ok(Self {
+            places: KBox::new(places, GFP_KERNEL)?,
+        })
     }
 
     /// The value at a place, if there is one.  Any context but NMI.  C: `rcu_dereference()`.
     #[inline(always)]
-    pub fn read(&self, place: usize) -> Option<Reading<'_, T>> {
-        let place = self.places.get(place)?;
+    pub fn read(&self, place: u8) -> Option<Reading<'_, T>> {
+        let place = &self.places[usize::from(place)];
         let section = Section::new();
         // SAFETY: A live, aligned word, read at once; what is read through it depends on it.
         let value = unsafe { place.as_ptr().read_volatile() };
@@ -166,12 +168,10 @@ impl<T> Table<T> {
         })
     }
 
-    /// Puts a value into an empty place.  It comes back if the place is in use, or if there is no such
-    /// place.  Any context.  C: `rcu_assign_pointer()`.
-    pub fn put(&self, place: usize, value: Arc<T>) -> Result<(), Arc<T>> {
-        let Some(place) = self.places.get(place) else {
-            return Err(value);
-        };
+    /// Puts a value into an empty place.  It comes back if the place is in use.  Any context.
+    /// C: `rcu_assign_pointer()`.
+    pub fn put(&self, place: u8, value: Arc<T>) -> Result<(), Arc<T>> {
+        let place = &self.places[usize::from(place)];
         let value = Arc::into_raw(value).cast_mut();
         // INVARIANT: If the place takes it, the table owns the reference from here on.
         match place.cmpxchg(core::ptr::null_mut(), value, Full) {
@@ -183,8 +183,8 @@ impl<T> Table<T> {
 
     /// Empties a place, and returns what was there when its last reader is done, but for those who keep it.  May sleep.
     /// C: `synchronize_rcu()`.
-    pub fn take(&self, place: usize) -> Option<Arc<T>> {
-        let value = self.places.get(place)?.xchg(core::ptr::null_mut(), Full);
+    pub fn take(&self, place: u8) -> Option<Arc<T>> {
+        let value = self.places[usize::from(place)].xchg(core::ptr::null_mut(), Full);
         if value.is_null() {
             return None;
         }
@@ -197,7 +197,7 @@ impl<T> Table<T> {
 
 impl<T> Drop for Table<T> {
     fn drop(&mut self) {
-        for place in &self.places {
+        for place in self.places.iter() {
             let value = place.load(Relaxed);
             if !value.is_null() {
                 place.store(core::ptr::null_mut(), Release);
