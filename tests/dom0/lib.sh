@@ -183,6 +183,15 @@ disk_final() {
 	echo "$(disk_digest "$2")  $1" >>/out/disks.sha256
 }
 
+# round DISK: a disk takes 2 MiB of new data past the page cache, and gives the same back.
+round() {
+	# A task that is frozen for a suspend gets less than it asked for at a time.
+	dd if=/dev/urandom of="/tmp/$1.out" bs=1M count=2 iflag=fullblock 2>/dev/null
+	dd if="/tmp/$1.out" of="/dev/$1" bs=2M oflag=direct 2>/dev/null || return
+	dd if="/dev/$1" of="/tmp/$1.in" bs=2M count=1 iflag=direct 2>/dev/null || return
+	cmp "/tmp/$1.out" "/tmp/$1.in"
+}
+
 # work DISK...: each disk is written and read past the page cache, and every byte is compared, over
 # and over, until `work_ends`.
 work() {
@@ -193,11 +202,7 @@ work() {
 		(
 			rounds=0
 			until [ -e /tmp/work.stop ]; do
-				# A task that is frozen for a suspend gets less than it asked for at a time.
-				dd if=/dev/urandom of="/tmp/$disk.out" bs=1M count=2 iflag=fullblock 2>/dev/null
-				dd if="/tmp/$disk.out" of="/dev/$disk" bs=2M oflag=direct 2>/dev/null &&
-					dd if="/dev/$disk" of="/tmp/$disk.in" bs=2M count=1 iflag=direct 2>/dev/null &&
-					cmp "/tmp/$disk.out" "/tmp/$disk.in" || {
+				round "$disk" || {
 					: >/tmp/work.wrong
 					exit
 				}
