@@ -4,7 +4,7 @@
 
 export V KVER SUITE MIRROR
 
-.PHONY: module demo test bench kunit host-test fuzz dom0-test lint shell clean help
+.PHONY: module demo test bench limits kunit host-test fuzz dom0-test lint shell clean help
 
 ifneq ($(KDIR),)
 
@@ -33,6 +33,9 @@ test:
 
 bench:
 	@scripts/bench
+
+limits:
+	@scripts/limits
 
 kunit:
 	@scripts/kunit
@@ -74,5 +77,6 @@ help:
 	@echo 'make kunit            the KUnit suites, without a hypervisor and as dom0'
 	@echo 'make dom0-test        the scenarios in a booted dom0'
 	@echo 'make bench            measure it against the C driver, in exact instructions'
+	@echo 'make limits           compare what disks'\'' drivers may ask for: bare metal, C, ours'
 	@echo 'make clean            remove what was built in the checkout (the cache stays)'
 	@echo 'V=1 shows whole logs; SUITE=sid takes kernels and tools from sid.'

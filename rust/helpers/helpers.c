@@ -31,6 +31,11 @@ __rust_helper u64 __percpu *rust_helper_xen_dma_alloc_percpu_words(size_t count)
 	return __alloc_percpu(count * sizeof(u64), L1_CACHE_BYTES);
 }
 
+__rust_helper bool rust_helper_xen_dma_dev_dma_skip_sync(struct device *dev)
+{
+	return dev_dma_skip_sync(dev);
+}
+
 __rust_helper void rust_helper_xen_dma_device_lock(struct device *dev)
 {
 	device_lock(dev);

@@ -172,6 +172,32 @@ pub fn set_masks(dev: &Device, mask: u64) -> Result {
     to_result(unsafe { bindings::dma_set_mask_and_coherent(raw(dev), mask) })
 }
 
+/// The parameters that a bus gives to its devices; [`ENODEV`] if it did not.
+fn parameters(dev: &Device) -> Result<NonNull<bindings::device_dma_parameters>> {
+    // SAFETY: A live device; bus code sets the pointer once.
+    NonNull::new(unsafe { (*raw(dev)).dma_parms }).ok_or(ENODEV)
+}
+
+/// C: `dma_set_seg_boundary()`.  Nothing may be mapped meanwhile.
+pub fn set_boundary(dev: &Device, mask: u64) -> Result {
+    // SAFETY: They live as long as the device, which nobody else uses at this time.
+    unsafe { (*parameters(dev)?.as_ptr()).segment_boundary_mask = mask as usize };
+    Ok(())
+}
+
+/// C: `dma_set_min_align_mask()`.  Nothing may be mapped meanwhile.
+pub fn set_min_align(dev: &Device, mask: u32) -> Result {
+    // SAFETY: As in `set_boundary`.
+    unsafe { (*parameters(dev)?.as_ptr()).min_align_mask = mask };
+    Ok(())
+}
+
+/// Whether the core leaves out syncs of the device.  C: `dev_dma_skip_sync()`.
+pub fn skips_syncs(dev: &Device) -> bool {
+    // SAFETY: A live device.
+    unsafe { bindings::dev_dma_skip_sync(raw(dev)) }
+}
+
 /// C: `dma_max_mapping_size()`.
 pub fn max_mapping_size(dev: &Device) -> usize {
     // SAFETY: A live device.

@@ -183,6 +183,58 @@ disk_final() {
 	echo "$(disk_digest "$2")  $1" >>/out/disks.sha256
 }
 
+# round DISK: a disk takes 2 MiB of new data past the page cache, and gives the same back.
+round() {
+	# A task that is frozen for a suspend gets less than it asked for at a time.
+	dd if=/dev/urandom of="/tmp/$1.out" bs=1M count=2 iflag=fullblock 2>/dev/null
+	dd if="/tmp/$1.out" of="/dev/$1" bs=2M oflag=direct 2>/dev/null || return
+	dd if="/dev/$1" of="/tmp/$1.in" bs=2M count=1 iflag=direct 2>/dev/null || return
+	cmp "/tmp/$1.out" "/tmp/$1.in"
+}
+
+# work DISK...: each disk is written and read past the page cache, and every byte is compared, over
+# and over, until `work_ends`.
+work() {
+	rm -f /tmp/work.stop /tmp/work.wrong
+	workers=
+	for disk; do
+		echo 0 >"/tmp/$disk.rounds"
+		(
+			rounds=0
+			until [ -e /tmp/work.stop ]; do
+				round "$disk" || {
+					: >/tmp/work.wrong
+					exit
+				}
+				rounds=$((rounds + 1))
+				echo "$rounds" >"/tmp/$disk.rounds"
+			done
+		) &
+		workers="$workers $!"
+	done
+}
+
+# work_goes_on DISK...: each disk does a round that is begun from now on.
+work_goes_on() {
+	for disk; do
+		goal=$(($(cat "/tmp/$disk.rounds") + 2))
+		tries=300
+		until [ "$(cat "/tmp/$disk.rounds")" -ge "$goal" ]; do
+			tries=$((tries - 1))
+			[ "$tries" -gt 0 ] && [ ! -e /tmp/work.wrong ] || return 1
+			sleep 0.2
+		done
+	done
+}
+
+# work_ends: whether no byte ever differed, and no request failed.
+work_ends() {
+	: >/tmp/work.stop
+	# shellcheck disable=SC2086 # a word a process
+	wait $workers
+	[ ! -e /tmp/work.wrong ]
+}
+
 # other_host: a network namespace of its own; its process, for `inside`, is $other.
 other_host() {
 	unshare -n sleep 100000 &

@@ -86,6 +86,8 @@ mod ledger;
 mod limits;
 #[path = "backend_streaming.rs"]
 mod streaming;
+#[path = "backend_syncs.rs"]
+mod syncs;
 
 /// Size of the aperture of a test, in MiB.
 const APERTURE: u32 = 8;
