@@ -189,7 +189,7 @@ impl Backend {
             return Err(Cause::Empty);
         }
         let limits = device::coherent_limits(dev);
-        if let Ok(region) = Region::fitting(order(size), bits(&limits), context) {
+        if let Ok(region) = Region::fitting(order(size), bits(&limits), device::node(dev), context) {
             return self.keep(region);
         }
         let sleepable = context == Context::Sleepable;
@@ -216,7 +216,7 @@ impl Backend {
         }
         let limits = device::coherent_limits(dev);
         let (order, bits) = (order(size), bits(&limits));
-        let region = match (Region::fitting(order, bits, context), context) {
+        let region = match (Region::fitting(order, bits, device::node(dev), context), context) {
             (Ok(region), _) => region,
             (Err(_), Context::Atomic) => return Err(Cause::NoMemory),
             (Err(_), Context::Sleepable) => {

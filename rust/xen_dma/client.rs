@@ -23,6 +23,7 @@ use crate::{
     },
     pages::{
         Context,
+        Node,
         Pages, //
     },
 };
@@ -50,7 +51,7 @@ pub struct Buffer(Pages);
 impl Buffer {
     /// `1 << order` pages, cleared.  May sleep.
     pub fn new(order: u32) -> Result<Self> {
-        let mut pages = Pages::contiguous(order, Context::Sleepable)?;
+        let mut pages = Pages::contiguous(order, Context::Sleepable, Node::ANY)?;
         pages.clear();
         Ok(Self(pages))
     }
