@@ -11,7 +11,7 @@
 
 use crate::{
     aperture::Aperture,
-    coherent::Store,
+    coherent::Holder,
     counters::{
         worth_a_line,
         Cause,
@@ -64,7 +64,7 @@ use xen_dma::{
 /// What all devices share.
 pub(crate) struct Shared {
     pub(crate) aperture: Aperture,
-    pub(crate) coherent: Arc<Store>,
+    pub(crate) coherent: Holder,
     p2m: LinearP2m,
     force: bool,
     owners: Atomic<u32>,
@@ -74,7 +74,7 @@ impl Shared {
     pub(crate) fn new(aperture: Aperture, p2m: LinearP2m, force: bool) -> Result<Arc<Self>> {
         let shared = Self {
             aperture,
-            coherent: Store::new()?,
+            coherent: Holder::new()?,
             p2m,
             force,
             owners: Atomic::new(0),

@@ -71,7 +71,7 @@ const MAX_APERTURE_MB: u32 = 2048;
 struct Driver {
     _watch: Pin<KBox<PciWatch<Devices>>>,
     _report: Report,
-    shared: Arc<Shared>,
+    _shared: Arc<Shared>,
     _farewell: Farewell,
 }
 
@@ -101,15 +101,9 @@ impl kernel::Module for Driver {
         Ok(Self {
             _watch: watch,
             _report: report,
-            shared,
+            _shared: shared,
             _farewell: Farewell,
         })
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.shared.coherent.finish();
     }
 }
 

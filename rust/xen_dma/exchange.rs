@@ -80,8 +80,12 @@ impl Trade {
 
         // On input, the pfn that Xen writes into the first frame's m2p entry; on output, the frame.
         let mut extent = [pages.pfns().next().ok_or(EINVAL)?.raw() as bindings::xen_pfn_t];
+        // Xen looks on the other nodes, too, but refuses one that it cannot number.
         let flags = address_bits | node.mem_flags();
-        let traded = exchange(&mut self.singles, 0, &mut extent, order, flags);
+        let mut traded = exchange(&mut self.singles, 0, &mut extent, order, flags);
+        if !traded && flags != address_bits {
+            traded = exchange(&mut self.singles, 0, &mut extent, order, address_bits);
+        }
         let first = extent[0] as u64;
         if traded {
             for (index, frame) in self.singles.iter_mut().enumerate() {
@@ -261,15 +265,16 @@ fn exchange(
     output_order: u32,
     output_flags: u32,
 ) -> bool {
-    let side = |frames: &mut [bindings::xen_pfn_t], order, flags| bindings::xen_memory_reservation {
-        extent_start: frames.as_mut_ptr(),
-        nr_extents: frames.len(),
-        extent_order: order,
-        // Xen's name for it is `mem_flags`: a number of bits, and a node above them.
-        address_bits: flags,
-        // CAST: DOMID_SELF is a 16-bit id.
-        domid: bindings::DOMID_SELF as bindings::domid_t,
-    };
+    let side =
+        |frames: &mut [bindings::xen_pfn_t], order, flags| bindings::xen_memory_reservation {
+            extent_start: frames.as_mut_ptr(),
+            nr_extents: frames.len(),
+            extent_order: order,
+            // Xen's name for it is `mem_flags`: a number of bits, and a node above them.
+            address_bits: flags,
+            // CAST: DOMID_SELF is a 16-bit id.
+            domid: bindings::DOMID_SELF as bindings::domid_t,
+        };
     let mut request = bindings::xen_memory_exchange {
         in_: side(input, input_order, 0),
         out: side(output, output_order, output_flags),
