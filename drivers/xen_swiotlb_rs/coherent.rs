@@ -4,8 +4,8 @@
 //!
 //! Up to 2 MiB, for a device that reaches all of the host's memory: pages that fit as they come.  For
 //! others, or if those at hand do not fit: a run of the [`pool`].  Larger: a region that was freed
-//! before, pages that fit, an exchange.  The bounces' aperture is the last resort of those who
-//! may not sleep.  What is neither a run of the pool nor of the aperture is in the [`store`], by its
+//! before, pages that fit, an exchange.  The bounces' aperture is the last resort of
+//! what is small.  What is neither a run of the pool nor of the aperture is in the [`store`], by its
 //! machine address.
 //!
 //! C: `xen_swiotlb_alloc_coherent()`, `xen_swiotlb_free_coherent()`.
@@ -137,7 +137,8 @@ impl Backend {
                 cpu: found.region.at(found.offset).ok_or(Cause::Impossible)?,
                 dma: dma(&found),
             },
-            Err(Cause::Empty) => return Err(Cause::Empty),
+            // What is large would crowd out the bounces.
+            Err(cause) if size == 0 || request.order() > pool::ORDER => return Err(cause),
             Err(_) => self.last_resort(&request)?,
         };
         self.counters.count(Event::Coherent);
