@@ -78,6 +78,7 @@ fn obtain(node: Node, order: u32, bits: u32) -> Result<Region> {
 struct Request<'a> {
     dev: &'a Device,
     size: usize,
+    order: u32,
     context: Context,
     limits: Limits,
     /// Whether the pages must be neighbours in pfn.
@@ -85,10 +86,6 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    fn order(&self) -> u32 {
-        order(self.size)
-    }
-
     fn bits(&self) -> u32 {
         bits(&self.limits)
     }
@@ -128,6 +125,7 @@ impl Backend {
         let request = Request {
             dev,
             size,
+            order: order(size),
             context,
             limits: device::coherent_limits(dev),
             neighbours: false,
@@ -138,7 +136,7 @@ impl Backend {
                 dma: dma(&found),
             },
             // What is large would crowd out the bounces.
-            Err(cause) if size == 0 || request.order() > pool::ORDER => return Err(cause),
+            Err(cause) if size == 0 || request.order > pool::ORDER => return Err(cause),
             Err(_) => self.last_resort(&request)?,
         };
         self.counters.count(Event::Coherent);
@@ -155,6 +153,7 @@ impl Backend {
         let found = self.obtain_coherent(&Request {
             dev,
             size,
+            order: order(size),
             context,
             limits: device::coherent_limits(dev),
             neighbours: true,
@@ -176,7 +175,7 @@ impl Backend {
             return Err(Cause::Empty);
         }
         let store = &self.shared.coherent;
-        if request.order() <= pool::ORDER {
+        if request.order <= pool::ORDER {
             // Who does not reach all memory rarely reaches the pages that are at hand.
             if request.limits.reach() >= self.shared.coherent.top() {
                 if let Ok(found) = self.fitting(request) {
@@ -188,7 +187,7 @@ impl Backend {
             }
         }
         let kept = store.reuse(
-            request.order(),
+            request.order,
             request.neighbours,
             &request.limits,
             self.coherent,
@@ -204,7 +203,7 @@ impl Backend {
             return Err(Cause::NoMemory);
         }
         let exchange = || {
-            let (node, order, bits) = (request.node(), request.order(), request.bits());
+            let (node, order, bits) = (request.node(), request.order, request.bits());
             if request.neighbours {
                 Region::near(node, order, bits, Way::Neighbours)
             } else {
@@ -223,7 +222,7 @@ impl Backend {
     /// Pages that fit as they come.
     fn fitting(&self, request: &Request<'_>) -> Result<Found, Cause> {
         let region = Region::fitting(
-            request.order(),
+            request.order,
             request.bits(),
             request.node(),
             request.context,

@@ -99,14 +99,31 @@ impl Extent {
     }
 
     /// Claims a naturally aligned run and records its owner.
-    fn claim(&mut self, request: &Request, ask: &Ask<'_>) -> Option<Machine> {
-        let run = self.slots.claim(request, self.near).ok()?;
+    fn claim(&mut self, ask: &Ask<'_>) -> Option<Machine> {
+        let at = self.claim_page(ask).or_else(|| self.claim_any(ask))?;
+        self.free -= ask.size;
+        Some(at)
+    }
+
+    /// The common case: a page, near to the last one.
+    #[inline]
+    fn claim_page(&self, ask: &Ask<'_>) -> Option<Machine> {
+        if ask.size != PAGE_SIZE {
+            return None;
+        }
+        self.slots
+            .carry(Phys::new(0), PAGE_SIZE, ask.owner, self.near)
+    }
+
+    fn claim_any(&mut self, ask: &Ask<'_>) -> Option<Machine> {
+        let slots = ask.size / SLOT_SIZE as usize;
+        let request = Request::new(slots)?.aligned(slots.next_power_of_two(), 0)?;
+        let run = self.slots.claim(&request, self.near).ok()?;
         match self.slots.publish(run, Phys::new(0), ask.size, ask.owner) {
             Ok(record) => {
                 if record.is_small() {
                     self.near = record.chunk();
                 }
-                self.free -= ask.size;
                 Some(record.start())
             }
             Err(run) => {
@@ -164,11 +181,9 @@ impl Pool {
 
     /// Claims a naturally aligned run; its bytes are what they were.  Any context.
     pub(crate) fn claim(&self, ask: &Ask<'_>) -> Option<Claim> {
-        let slots = ask.size / SLOT_SIZE as usize;
-        let request = Request::new(slots)?.aligned(slots.next_power_of_two(), 0)?;
         let mut extents = self.extents.lock();
         let mut fitting = extents.iter_mut().rev().filter(|e| e.serves(ask));
-        let (extent, at) = fitting.find_map(|e| e.claim(&request, ask).map(|at| (e, at)))?;
+        let (extent, at) = fitting.find_map(|e| e.claim(ask).map(|at| (e, at)))?;
         // The others are lower ones: what is left there counts, too.
         let low = extent.free < LOW_WATER && !fitting.any(|e| e.free >= LOW_WATER);
         // CAST: Within the extent.
