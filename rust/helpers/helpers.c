@@ -27,7 +27,8 @@
 #define __rust_helper
 #endif
 
-__rust_helper struct page *rust_helper_xen_dma_alloc_pages_node(int node, gfp_t gfp, unsigned int order)
+__rust_helper struct page *
+rust_helper_xen_dma_alloc_pages_node(int node, gfp_t gfp, unsigned int order)
 {
 	return alloc_pages_node(node, gfp, order);
 }

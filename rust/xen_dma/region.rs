@@ -272,16 +272,17 @@ impl Region {
 
     /// The first page, if the pages are neighbours in pfn.
     pub fn first_page(&self) -> Option<NonNull<bindings::page>> {
-        self.page_at(0)
+        if self.mapped {
+            None
+        } else {
+            self.pages.first()
+        }
     }
 
     /// The page that has the byte at `offset`, if the pages are neighbours in pfn.
     pub fn page_at(&self, offset: usize) -> Option<NonNull<bindings::page>> {
-        if self.mapped {
-            None
-        } else {
-            self.pages.get(offset / PAGE_SIZE)
-        }
+        self.first_page()?;
+        self.pages.get(offset / PAGE_SIZE)
     }
 
     /// The pages, in machine order.
