@@ -17,7 +17,7 @@ use crate::{
         Bounds,
         Breath, //
     },
-    coherent::Store,
+    coherent::Holder,
     counters::{
         worth_a_line,
         Cause,
@@ -79,7 +79,7 @@ use xen_dma::{
 #[pin_data]
 pub(crate) struct Shared {
     pub(crate) aperture: Aperture,
-    pub(crate) coherent: Arc<Store>,
+    pub(crate) coherent: Holder,
     p2m: LinearP2m,
     force: bool,
     owners: Atomic<u32>,
@@ -98,7 +98,7 @@ impl Shared {
         force: bool,
         bounds: Bounds,
     ) -> Result<Arc<Self>> {
-        let coherent = Store::new()?;
+        let coherent = Holder::new()?;
         Arc::pin_init(
             pin_init!(Self {
                 aperture,

@@ -2,9 +2,11 @@
 
 //! Coherent memory: bytes that CPU and device share for long.
 //!
-//! Three sources, the cheapest first: pages that fit the device as they come; a run of the
-//! aperture, for what is small or may not sleep; a region of its own, by exchange.  What is
-//! not a run of the aperture is kept in a [`Store`] under its machine address.
+//! Up to 2 MiB, for a device that reaches all of the host's memory: pages that fit as they come.  For
+//! others, or if those at hand do not fit: a run of the [`pool`].  Larger: a region that was freed
+//! before, pages that fit, an exchange.  The bounces' aperture is the last resort of
+//! what is small.  What is neither a run of the pool nor of the aperture is in the [`store`], by its
+//! machine address.
 //!
 //! C: `xen_swiotlb_alloc_coherent()`, `xen_swiotlb_free_coherent()`.
 
@@ -18,34 +20,21 @@ use crate::{
 };
 use dma_core::{
     Limits,
-    Machine,
-    Owner, //
+    Machine, //
 };
 use kernel::{
     alloc::flags::GFP_ATOMIC,
     device::Device,
     page::PAGE_SIZE,
     prelude::*,
-    rbtree::{
-        RBTree,
-        RBTreeNode, //
-    },
-    sync::Arc,
-    workqueue::{
-        self,
-        impl_has_work,
-        new_work,
-        Work,
-        WorkItem, //
-    },
+    sync::Arc, //
+};
+use pool::{
+    Ask,
+    Claim, //
 };
 use xen_dma::{
-    deferred,
     device,
-    irq_lock::{
-        new_irq_lock,
-        IrqLock, //
-    },
     ops::{
         Coherent,
         CoherentPages, //
@@ -55,114 +44,14 @@ use xen_dma::{
         Region,
         Way, //
     },
-    Context, //
+    Context,
+    Node, //
 };
 
-/// Up to here, memory that does not fit as it comes is taken from the aperture, without a
-/// hypercall; beyond, it would crowd out the bounces.
-const SMALL: usize = 64 * 1024;
+mod pool;
+mod store;
 
-type Regions = RBTree<u64, (Owner, Arc<Region>)>;
-
-/// Regions and their owners by machine address, and those whose end must wait for a context that may sleep.
-#[pin_data]
-pub(crate) struct Store {
-    #[pin]
-    live: IrqLock<Regions>,
-    #[pin]
-    ended: IrqLock<Regions>,
-    #[pin]
-    work: Work<Self>,
-}
-
-impl_has_work! {
-    impl HasWork<Self> for Store { self.work }
-}
-
-impl WorkItem for Store {
-    type Pointer = Arc<Self>;
-
-    fn run(this: Arc<Self>) {
-        this.end_all();
-    }
-}
-
-impl Store {
-    pub(crate) fn new() -> Result<Arc<Self>> {
-        Arc::pin_init(
-            pin_init!(Self {
-                live <- new_irq_lock!(RBTree::new(), "Store::live"),
-                ended <- new_irq_lock!(RBTree::new(), "Store::ended"),
-                work <- new_work!("Store::work"),
-            }),
-            GFP_KERNEL,
-        )
-    }
-
-    /// Keeps a region.  The memory for its entry is obtained before the lock.
-    fn keep(&self, region: Arc<Region>, owner: Owner) -> Result<(), Cause> {
-        let key = region.base().raw();
-        let node =
-            RBTreeNode::new(key, (owner, region), GFP_ATOMIC).map_err(|_| Cause::NoMemory)?;
-        let twin = self.live.lock().insert(node);
-        // Two live regions cannot have one address; if they had, the older one ends here.
-        drop(twin);
-        Ok(())
-    }
-
-    fn get(&self, at: Machine, owner: Owner) -> Option<Arc<Region>> {
-        let live = self.live.lock();
-        let (whose, region) = live.get(&at.raw())?;
-        (*whose == owner).then(|| region.clone())
-    }
-
-    /// Ends a region: now, if that needs no sleep, else soon.
-    fn end(this: &Arc<Self>, at: Machine, size: usize, owner: Owner) -> Result<(), Wrong> {
-        let mut live = this.live.lock();
-        let now = match live.get(&at.raw()) {
-            None => return Err(Wrong::NotMapped),
-            Some((whose, _)) if *whose != owner => return Err(Wrong::NotOwner),
-            Some((_, region)) if size > region.size() => return Err(Wrong::Size),
-            Some((_, region)) => region.ends_atomically(),
-        };
-        let node = live.remove_node(&at.raw());
-        drop(live);
-        if now {
-            return Ok(());
-        }
-        if let Some(node) = node {
-            // The node moves on as it is: this cannot fail, and drops nothing here.
-            let twin = this.ended.lock().insert(node);
-            drop(twin);
-        }
-        let _ = workqueue::system_long().enqueue(this.clone());
-        Ok(())
-    }
-
-    fn end_all(&self) {
-        loop {
-            let ended = core::mem::replace(&mut *self.ended.lock(), RBTree::new());
-            if ended.is_empty() {
-                return;
-            }
-            drop(ended);
-        }
-    }
-
-    /// Waits for what must still end.  May sleep.
-    pub(crate) fn finish(&self) {
-        deferred::finish(&self.work);
-        self.end_all();
-    }
-
-    /// Number and bytes of the regions in use.
-    pub(crate) fn usage(&self) -> (usize, usize) {
-        let live = self.live.lock();
-        live.values().fold((0, 0), |(n, bytes), (_, region)| {
-            (n + 1, bytes + region.size())
-        })
-    }
-}
+pub(crate) use store::Holder;
 
 /// Address bits that lie wholly within a device's reach.
 fn bits(limits: &Limits) -> u32 {
@@ -179,6 +68,54 @@ fn order(size: usize) -> u32 {
         .trailing_zeros()
 }
 
+/// Obtains a region: of neighbours, which need no mapping of their own, if Linux has them.  May
+/// sleep.
+fn obtain(node: Node, order: u32, bits: u32) -> Result<Region> {
+    Region::near(node, order, bits, Way::Neighbours)
+        .or_else(|_| Region::near(node, order, bits, Way::Scattered))
+}
+
+/// A request for coherent memory.
+struct Request<'a> {
+    dev: &'a Device,
+    size: usize,
+    order: u32,
+    context: Context,
+    limits: Limits,
+    /// Whether the pages must be neighbours in pfn.
+    neighbours: bool,
+}
+
+impl Request<'_> {
+    fn bits(&self) -> u32 {
+        bits(&self.limits)
+    }
+
+    fn node(&self) -> Node {
+        device::node(self.dev)
+    }
+
+    fn may_sleep(&self) -> bool {
+        self.context == Context::Sleepable
+    }
+
+    fn whole(&self) -> usize {
+        self.size.next_multiple_of(PAGE_SIZE)
+    }
+}
+
+/// Where coherent memory is: a place in a region.
+struct Found {
+    region: Arc<Region>,
+    offset: usize,
+}
+
+impl Found {
+    fn all(region: Arc<Region>) -> Self {
+        Self { region, offset: 0 }
+    }
+}
+
 impl Backend {
     pub(crate) fn alloc_coherent(
         &self,
@@ -186,23 +123,25 @@ impl Backend {
         size: usize,
         context: Context,
     ) -> Result<Coherent, Cause> {
-        if size == 0 {
-            return Err(Cause::Empty);
-        }
-        let limits = device::coherent_limits(dev);
-        if let Ok(region) = Region::fitting(order(size), bits(&limits), context) {
-            return self.keep(region);
-        }
-        let sleepable = context == Context::Sleepable;
-        if size <= SMALL || !sleepable {
-            match self.run(size, &limits) {
-                Err(cause) if !sleepable => return Err(cause),
-                Err(_) => {}
-                Ok(memory) => return Ok(memory),
-            }
-        }
-        let region = Region::new(order(size), bits(&limits), Way::Scattered);
-        self.keep(region.map_err(|_| Cause::NoMemory)?)
+        let request = Request {
+            dev,
+            size,
+            order: order(size),
+            context,
+            limits: device::coherent_limits(dev),
+            neighbours: false,
+        };
+        let memory = match self.obtain_coherent(&request) {
+            Ok(found) => Coherent {
+                cpu: found.region.at(found.offset).ok_or(Cause::Impossible)?,
+                dma: dma(&found),
+            },
+            // What is large would crowd out the bounces.
+            Err(cause) if size == 0 || request.order > pool::ORDER => return Err(cause),
+            Err(_) => self.last_resort(&request)?,
+        };
+        self.counters.count(Event::Coherent);
+        Ok(memory)
     }
 
     /// Coherent memory with a `struct page`.
@@ -212,63 +151,157 @@ impl Backend {
         size: usize,
         context: Context,
     ) -> Result<CoherentPages, Cause> {
-        if size == 0 {
-            return Err(Cause::Empty);
-        }
-        let limits = device::coherent_limits(dev);
-        let (order, bits) = (order(size), bits(&limits));
-        let region = match (Region::fitting(order, bits, context), context) {
-            (Ok(region), _) => region,
-            (Err(_), Context::Atomic) => return Err(Cause::NoMemory),
-            (Err(_), Context::Sleepable) => {
-                Region::new(order, bits, Way::Neighbours).map_err(|_| Cause::NoMemory)?
-            }
+        let found = self.obtain_coherent(&Request {
+            dev,
+            size,
+            order: order(size),
+            context,
+            limits: device::coherent_limits(dev),
+            neighbours: true,
+        })?;
+        let pages = CoherentPages {
+            first: found
+                .region
+                .page_at(found.offset)
+                .ok_or(Cause::Impossible)?,
+            dma: dma(&found),
         };
-        let first = region.first_page().ok_or(Cause::NoMemory)?;
-        let dma = self.keep(region)?.dma;
-        Ok(CoherentPages { first, dma })
+        self.counters.count(Event::Coherent);
+        Ok(pages)
     }
 
-    fn keep(&self, region: Region) -> Result<Coherent, Cause> {
-        let memory = Coherent {
-            cpu: region.view(),
-            dma: region.base(),
+    /// Cleared memory from the cheapest source that has it.  It is never one that bounces live in.
+    fn obtain_coherent(&self, request: &Request<'_>) -> Result<Found, Cause> {
+        if request.size == 0 {
+            return Err(Cause::Empty);
+        }
+        let store = &self.shared.coherent;
+        if request.order <= pool::ORDER {
+            // Who does not reach all memory rarely reaches the pages that are at hand.
+            if request.limits.reach() >= self.shared.coherent.top() {
+                if let Ok(found) = self.fitting(request) {
+                    return Ok(found);
+                }
+            }
+            if let Some(found) = self.pooled(request) {
+                return Ok(found);
+            }
+        }
+        let kept = store.reuse(
+            request.order,
+            request.neighbours,
+            &request.limits,
+            self.coherent,
+        );
+        if let Some(region) = kept {
+            region.clear();
+            return Ok(Found::all(region));
+        }
+        if let Ok(found) = self.fitting(request) {
+            return Ok(found);
+        }
+        if !request.may_sleep() {
+            return Err(Cause::NoMemory);
+        }
+        let exchange = || {
+            let (node, order, bits) = (request.node(), request.order, request.bits());
+            if request.neighbours {
+                Region::near(node, order, bits, Way::Neighbours)
+            } else {
+                obtain(node, order, bits)
+            }
         };
+        let region = match exchange() {
+            Ok(region) => region,
+            // What is kept unused may be just what is missing.
+            Err(_) if store.give_all_back() => exchange().map_err(|_| Cause::NoMemory)?,
+            Err(_) => return Err(Cause::NoMemory),
+        };
+        self.keep(region)
+    }
+
+    /// Pages that fit as they come.
+    fn fitting(&self, request: &Request<'_>) -> Result<Found, Cause> {
+        let region = Region::fitting(
+            request.order,
+            request.bits(),
+            request.node(),
+            request.context,
+        );
+        self.keep(region.map_err(|_| Cause::NoMemory)?)
+    }
+
+    fn keep(&self, region: Region) -> Result<Found, Cause> {
         let region = Arc::new(region, GFP_ATOMIC).map_err(|_| Cause::NoMemory)?;
-        self.shared.coherent.keep(region, self.coherent)?;
-        self.counters.count(Event::Coherent);
-        Ok(memory)
+        self.shared.coherent.keep(region.clone(), self.coherent)?;
+        Ok(Found::all(region))
+    }
+
+    /// A run of the pool, which grows if need be and the caller may sleep; else soon.
+    fn pooled(&self, request: &Request<'_>) -> Option<Found> {
+        let store = &self.shared.coherent;
+        let ask = Ask {
+            size: request.whole(),
+            limits: &request.limits,
+            neighbours: request.neighbours,
+            owner: self.coherent,
+        };
+        let grow = || {
+            let (bits, node) = (request.bits(), request.node());
+            let sleepable = request.may_sleep();
+            sleepable.then(|| store.grow(&ask, bits, node).ok())?
+        };
+        let claim = store.pool.claim(&ask).or_else(grow);
+        if claim.as_ref().is_none_or(|claim| claim.low) {
+            store.wish(&request.limits, request.bits(), request.node());
+        }
+        let Claim { region, offset, .. } = claim?;
+        region.clear_range(offset, request.whole());
+        Some(Found { region, offset })
     }
 
     /// A cleared run of the aperture.
-    fn run(&self, size: usize, limits: &Limits) -> Result<Coherent, Cause> {
-        let whole = size.next_multiple_of(PAGE_SIZE);
-        let (extent, record) = self
-            .shared
-            .aperture
-            .claim_aligned(whole, limits, self.coherent)?;
+    #[cold]
+    fn last_resort(&self, request: &Request<'_>) -> Result<Coherent, Cause> {
+        let (extent, record) =
+            self.shared
+                .aperture
+                .claim_aligned(request.whole(), &request.limits, self.coherent)?;
         let offset = extent.offset(record.start());
-        extent.region.clear_range(offset, whole);
-        let cpu = extent.region.at(offset).ok_or(Cause::Impossible)?;
-        self.counters.count(Event::Coherent);
+        extent.region.clear_range(offset, request.whole());
         Ok(Coherent {
-            cpu,
+            cpu: extent.region.at(offset).ok_or(Cause::Impossible)?,
             dma: record.start(),
         })
     }
 
     pub(crate) fn free_coherent(&self, dev: &Device, size: usize, at: Machine) {
-        let ended = match self.shared.aperture.find(at) {
-            Some(extent) => extent
-                .slots
-                .retire(at, self.coherent)
-                .map(|held| extent.release(held))
-                .map_err(Wrong::from),
-            None => Store::end(&self.shared.coherent, at, size, self.coherent),
+        let store = &self.shared.coherent;
+        let ended = match store.pool.release(at, size, self.coherent) {
+            Some(Ok(spare)) => {
+                if spare {
+                    store.hurry();
+                }
+                Ok(())
+            }
+            Some(Err(wrong)) => Err(wrong),
+            None => self.end_coherent(at, size),
         };
         match ended {
             Ok(()) => self.counters.count(Event::CoherentFree),
             Err(wrong) => self.misuse(dev, "free", size, wrong),
+        }
+    }
+
+    /// Frees what does not come from the pool.
+    fn end_coherent(&self, at: Machine, size: usize) -> Result<(), Wrong> {
+        match self.shared.aperture.find(at) {
+            Some(extent) => {
+                let held = extent.slots.retire(at, self.coherent)?;
+                extent.release(held);
+                Ok(())
+            }
+            None => self.shared.coherent.end(at, size, self.coherent),
         }
     }
 
@@ -279,9 +312,12 @@ impl Backend {
         size: usize,
         with: impl FnOnce(&Region, usize) -> Result<R>,
     ) -> Result<R> {
+        let store = &self.shared.coherent;
+        if let Some((region, offset)) = store.pool.get(at, size, self.coherent) {
+            return with(&region, offset);
+        }
         // What follows may sleep.
-        let extent = self.shared.aperture.find(at).map(Reading::into_kept);
-        match extent {
+        match self.shared.aperture.find(at).map(Reading::into_kept) {
             Some(extent) => {
                 let record = extent.slots.find(at, self.coherent).map_err(|_| ENXIO)?;
                 if record.start() != at || record.size() < size as u64 {
@@ -290,9 +326,15 @@ impl Backend {
                 with(&extent.region, extent.offset(at))
             }
             None => {
-                let region = self.shared.coherent.get(at, self.coherent).ok_or(ENXIO)?;
+                let region = store.get(at, self.coherent).ok_or(ENXIO)?;
                 with(&region, 0)
             }
         }
     }
+}
+
+/// Where the device sees it.
+fn dma(found: &Found) -> Machine {
+    // CAST: Widens.
+    Machine::new(found.region.base().raw() + found.offset as u64)
 }

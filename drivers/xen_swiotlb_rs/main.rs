@@ -89,7 +89,7 @@ const MAX_APERTURE_MB: u32 = 2048;
 struct Driver {
     _watch: Pin<KBox<PciWatch<Devices>>>,
     _report: Report,
-    shared: Arc<Shared>,
+    _shared: Arc<Shared>,
     _farewell: Farewell,
 }
 
@@ -134,7 +134,7 @@ impl kernel::Module for Driver {
         Ok(Self {
             _watch: watch,
             _report: report,
-            shared,
+            _shared: shared,
             _farewell: Farewell,
         })
     }
@@ -143,7 +143,6 @@ impl kernel::Module for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.shared.hold_breath();
-        self.shared.coherent.finish();
     }
 }
 

@@ -78,10 +78,20 @@ impl Writer for Summary {
         )?;
         let (grown, shrunk) = shared.breath.counts();
         writeln!(f, "breath     {grown} extents added, {shrunk} gone back")?;
+        let (pool, cached) = (shared.coherent.pooled(), shared.coherent.cached());
         writeln!(
             f,
-            "coherent   {regions} regions of their own, {} KiB",
-            bytes / 1024
+            "coherent   {regions} regions of their own, {} KiB; {} more unused, {} KiB, one used again {} times",
+            bytes / 1024,
+            cached.regions,
+            cached.bytes / 1024,
+            cached.reused
+        )?;
+        writeln!(
+            f,
+            "pool       {} KiB for small coherent buffers, {} KiB in use",
+            pool.size / 1024,
+            pool.used / 1024
         )?;
         writeln!(f)?;
         write!(
@@ -127,6 +137,7 @@ impl Writer for Stats {
         let shared = &self.0.shared;
         let (used, peak) = shared.aperture.usage();
         let (regions, bytes) = shared.coherent.usage();
+        let (pool, cached) = (shared.coherent.pooled(), shared.coherent.cached());
         let (taken, returned) = traded_pages();
         write!(
             f,
@@ -140,8 +151,11 @@ impl Writer for Stats {
         let (grown, shrunk) = shared.breath.counts();
         write!(
             f,
-            "],\"grown\":{grown},\"shrunk\":{shrunk}}},\"coherent\":{{\"regions\":{regions},\"bytes\":{bytes}}},\
-             \"pages\":{{\"taken\":{taken},\"returned\":{returned}}},\"devices\":["
+            "],\"grown\":{grown},\"shrunk\":{shrunk}}},\"coherent\":{{\"regions\":{regions},\"bytes\":{bytes},\
+             \"cached_regions\":{},\"cached_bytes\":{},\"reused\":{},\
+             \"pool_extents\":{},\"pool_bytes\":{},\"pool_in_use\":{}}},\
+             \"pages\":{{\"taken\":{taken},\"returned\":{returned}}},\"devices\":[",
+            cached.regions, cached.bytes, cached.reused, pool.extents, pool.size, pool.used
         )?;
         let mut comma = "";
         self.0.for_each(|served| {

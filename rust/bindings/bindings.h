@@ -7,6 +7,8 @@
 #include <linux/dma-map-ops.h>
 #include <linux/device/bus.h>
 #include <linux/mman.h>
+#include <linux/numa.h>
+#include <linux/shrinker.h>
 #include <xen/interface/xen.h>
 #include <xen/interface/memory.h>
 #include <asm/xen/hypercall.h>

@@ -6,10 +6,12 @@
 #include <linux/device.h>
 #include <linux/dma-map-ops.h>
 #include <linux/dma-mapping.h>
+#include <linux/gfp.h>
 #include <linux/io.h>
 #include <linux/irqflags.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/nodemask.h>
 #include <linux/percpu.h>
 #include <linux/preempt.h>
 #include <linux/scatterlist.h>
@@ -26,6 +28,12 @@
 #define __rust_helper
 #endif
 
+__rust_helper struct page *
+rust_helper_xen_dma_alloc_pages_node(int node, gfp_t gfp, unsigned int order)
+{
+	return alloc_pages_node(node, gfp, order);
+}
+
 __rust_helper u64 __percpu *rust_helper_xen_dma_alloc_percpu_words(size_t count)
 {
 	return __alloc_percpu(count * sizeof(u64), L1_CACHE_BYTES);
@@ -34,6 +42,11 @@ __rust_helper u64 __percpu *rust_helper_xen_dma_alloc_percpu_words(size_t count)
 __rust_helper bool rust_helper_xen_dma_dev_dma_skip_sync(struct device *dev)
 {
 	return dev_dma_skip_sync(dev);
+}
+
+__rust_helper int rust_helper_xen_dma_dev_to_node(struct device *dev)
+{
+	return dev_to_node(dev);
 }
 
 __rust_helper void rust_helper_xen_dma_device_lock(struct device *dev)
@@ -125,6 +138,11 @@ __rust_helper int rust_helper_xen_dma_mmuext_op(struct mmuext_op *op, int count,
 __rust_helper int rust_helper_xen_dma_multicall(struct multicall_entry *calls, int count)
 {
 	return HYPERVISOR_multicall(calls, count);
+}
+
+__rust_helper bool rust_helper_xen_dma_node_online(int node)
+{
+	return node >= 0 && node < MAX_NUMNODES && node_online(node);
 }
 
 __rust_helper pgprot_t rust_helper_xen_dma_page_kernel(void)

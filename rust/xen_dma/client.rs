@@ -23,8 +23,10 @@ use crate::{
     },
     pages::{
         Context,
+        Node,
         Pages, //
     },
+    region::Region,
 };
 use core::{
     cell::UnsafeCell,
@@ -50,7 +52,7 @@ pub struct Buffer(Pages);
 impl Buffer {
     /// `1 << order` pages, cleared.  May sleep.
     pub fn new(order: u32) -> Result<Self> {
-        let mut pages = Pages::contiguous(order, Context::Sleepable)?;
+        let mut pages = Pages::contiguous(order, Context::Sleepable, Node::ANY)?;
         pages.clear();
         Ok(Self(pages))
     }
@@ -108,6 +110,13 @@ impl Buffer {
 /// Where a device sees a page of this domain's own memory.
 pub fn machine(page: Phys) -> Option<Machine> {
     Some(local_mfn(LinearP2m::get()?, page.pfn())?.start())
+}
+
+/// Whether each page of a region has the frame that its place asks for.
+pub fn is_contiguous(region: &Region) -> bool {
+    let places = (region.base().raw()..).step_by(PAGE_SIZE);
+    let mut pages = region.pages().pfns().zip(places);
+    pages.all(|(pfn, place)| machine(pfn.start()) == Some(Machine::new(place)))
 }
 
 /// Reads a byte of coherent memory.
@@ -425,6 +434,12 @@ impl TestDevice {
     /// The device.
     pub fn device(&self) -> &Device {
         self.faux.as_ref()
+    }
+
+    /// Sets the mask for coherent memory, whether the backend likes it or not.
+    pub fn set_coherent_mask(&self, mask: u64) {
+        // SAFETY: As in `set_boundary`.
+        unsafe { (*raw(self.device())).coherent_dma_mask = mask };
     }
 
     /// C: `dma_set_seg_boundary()`.

@@ -4,7 +4,10 @@
 //!
 //! C: [`include/linux/device.h`](srctree/include/linux/device.h).
 
-use crate::bindings;
+use crate::{
+    bindings,
+    pages::Node, //
+};
 use dma_core::Limits;
 use kernel::{
     device::Device,
@@ -87,6 +90,12 @@ pub fn coherent_limits(dev: &Device) -> Limits {
     // SAFETY: A live device.
     let mask = unsafe { (*dev).coherent_dma_mask };
     Fields::read(dev, mask).limits()
+}
+
+/// The NUMA node that the device is near to.  Any context.  C: `dev_to_node()`.
+pub fn node(dev: &Device) -> Node {
+    // SAFETY: A live device.
+    Node::from_raw(unsafe { bindings::dev_to_node(raw(dev)) })
 }
 
 /// The mask for streaming mappings.

@@ -25,6 +25,7 @@ use crate::{
     },
     pages::{
         linear_address,
+        Node,
         Pages, //
     },
 };
@@ -60,11 +61,17 @@ impl Trade {
     }
 
     /// Trades the frames of `1 << order` pages for one extent that lies below
-    /// `1 << address_bits`; page `i` gets frame `i` of it.
+    /// `1 << address_bits`, on `node` if it has one; page `i` gets frame `i` of it.
     ///
     /// Returns the extent's first frame.  [`ENOMEM`] when Xen has no such extent: then every
     /// page has its old frame again.  The pages' contents are undefined afterwards.  May sleep.
-    pub(crate) fn gather(&mut self, pages: &Pages, order: u32, address_bits: u32) -> Result<Mfn> {
+    pub(crate) fn gather(
+        &mut self,
+        pages: &Pages,
+        order: u32,
+        address_bits: u32,
+        node: Node,
+    ) -> Result<Mfn> {
         self.note_frames(pages)?;
         // Lazily unmapped areas may still hold a mapping, and with it a reference on a frame.
         // SAFETY: Callable wherever sleeping is allowed.
@@ -73,7 +80,12 @@ impl Trade {
 
         // On input, the pfn that Xen writes into the first frame's m2p entry; on output, the frame.
         let mut extent = [pages.pfns().next().ok_or(EINVAL)?.raw() as bindings::xen_pfn_t];
-        let traded = exchange(&mut self.singles, 0, &mut extent, order, address_bits);
+        // Xen looks on the other nodes, too, but refuses one that it cannot number.
+        let flags = address_bits | node.mem_flags();
+        let mut traded = exchange(&mut self.singles, 0, &mut extent, order, flags);
+        if !traded && flags != address_bits {
+            traded = exchange(&mut self.singles, 0, &mut extent, order, address_bits);
+        }
         let first = extent[0] as u64;
         if traded {
             for (index, frame) in self.singles.iter_mut().enumerate() {
@@ -251,19 +263,21 @@ fn exchange(
     input_order: u32,
     output: &mut [bindings::xen_pfn_t],
     output_order: u32,
-    address_bits: u32,
+    output_flags: u32,
 ) -> bool {
-    let side = |frames: &mut [bindings::xen_pfn_t], order, bits| bindings::xen_memory_reservation {
-        extent_start: frames.as_mut_ptr(),
-        nr_extents: frames.len(),
-        extent_order: order,
-        address_bits: bits,
-        // CAST: DOMID_SELF is a 16-bit id.
-        domid: bindings::DOMID_SELF as bindings::domid_t,
-    };
+    let side =
+        |frames: &mut [bindings::xen_pfn_t], order, flags| bindings::xen_memory_reservation {
+            extent_start: frames.as_mut_ptr(),
+            nr_extents: frames.len(),
+            extent_order: order,
+            // Xen's name for it is `mem_flags`: a number of bits, and a node above them.
+            address_bits: flags,
+            // CAST: DOMID_SELF is a 16-bit id.
+            domid: bindings::DOMID_SELF as bindings::domid_t,
+        };
     let mut request = bindings::xen_memory_exchange {
         in_: side(input, input_order, 0),
-        out: side(output, output_order, address_bits),
+        out: side(output, output_order, output_flags),
         // Xen requires 0 here, and counts input extents up.
         nr_exchanged: 0,
     };

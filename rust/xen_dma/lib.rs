@@ -7,7 +7,7 @@
 //! - providing `dma_map_ops`: [`ops`], [`table`], [`attach`], [`bus`], [`scatterlist`], [`user`];
 //! - Xen memory: [`p2m`], [`region`], and the exchange behind it;
 //! - for tests, the API's other side: `client`, and what its calls take: `measure`;
-//! - devices and plumbing: [`device`], [`irq_lock`], [`atomic`], [`per_cpu`], [`rcu`],
+//! - devices and plumbing: [`device`], [`irq_lock`], [`atomic`], [`per_cpu`], [`rcu`], [`shrinker`],
 //!   [`text_param`].
 
 pub mod atomic;
@@ -29,11 +29,15 @@ pub mod per_cpu;
 pub mod rcu;
 pub mod region;
 pub mod scatterlist;
+pub mod shrinker;
 pub mod table;
 pub mod text_param;
 pub mod user;
 
-pub use pages::Context;
+pub use pages::{
+    Context,
+    Node, //
+};
 
 /// What log lines of this crate begin with: it speaks for the module that it is part of.
 const __LOG_PREFIX: &[u8] = b"xen_swiotlb_rs\0";

@@ -91,6 +91,19 @@ impl Meter {
         Ok(count)
     }
 
+    /// What the kernel's `memset()` takes to clear `size` bytes.  [`EINVAL`] if the buffer is smaller.
+    pub fn clear(&mut self, buffer: &mut Buffer, size: usize) -> Result<u64> {
+        if size > buffer.size() {
+            return Err(EINVAL);
+        }
+        let start = buffer.start().ok_or(EINVAL)?;
+        let ((), count) = self.measure(|| {
+            // SAFETY: A buffer of at least that size, which is ours alone.
+            unsafe { start.write_bytes(0, black_box(size)) }
+        });
+        Ok(count)
+    }
+
     #[inline]
     fn count<R>(&self, call: impl FnOnce() -> R) -> (R, u64) {
         let before = counter();

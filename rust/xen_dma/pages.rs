@@ -13,6 +13,7 @@ use dma_core::{
     PAGE_SHIFT, //
 };
 use kernel::{
+    ffi::c_int,
     page::PAGE_SIZE,
     prelude::*, //
 };
@@ -52,6 +53,41 @@ impl Context {
     }
 }
 
+/// Where memory had best lie: a NUMA node, or anywhere.  C: `dev_to_node()`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node(c_int);
+
+impl Node {
+    /// No wish.
+    pub const ANY: Self = Self(bindings::NUMA_NO_NODE);
+
+    /// As C has it: -1 for any.
+    pub const fn from_raw(raw: c_int) -> Self {
+        Self(raw)
+    }
+
+    /// The node as Linux's page allocator takes it.
+    fn linux(self) -> c_int {
+        // SAFETY: Any number may be asked about.
+        if unsafe { bindings::node_online(self.0) } {
+            self.0
+        } else {
+            bindings::NUMA_NO_NODE
+        }
+    }
+
+    /// The node as a part of Xen's flags for an allocation; 0 for none.  Xen takes memory from
+    /// elsewhere if that node has none.  Xen: `XENMEMF_node()`.
+    pub(crate) fn mem_flags(self) -> u32 {
+        const SHIFT: u32 = 8;
+        // Eight bits, in which 0 stands for no node.
+        match u8::try_from(self.0.saturating_add(1)) {
+            Ok(number) => u32::from(number) << SHIFT,
+            Err(_) => 0,
+        }
+    }
+}
+
 /// The most pages that are taken at once: 1 GiB, which is as much as Xen exchanges.  A list of many
 /// more would make C's allocator warn.
 const MOST: usize = 1 << 18;
@@ -69,17 +105,19 @@ unsafe impl Send for Pages {}
 unsafe impl Sync for Pages {}
 
 impl Pages {
-    /// Takes `count` single pages.  May sleep.  [`ENOMEM`] when there are not that many.
-    pub(crate) fn scattered(count: usize) -> Result<Self> {
+    /// Takes `count` single pages, of `node` if it has them.  May sleep.  [`ENOMEM`] when there are
+    /// not that many.
+    pub(crate) fn scattered(count: usize, node: Node) -> Result<Self> {
         if count > MOST {
             return Err(ENOMEM);
         }
         // INVARIANT: Empty.
         let mut pages = Self(KVVec::with_capacity(count, GFP_KERNEL)?);
         let gfp = Context::Sleepable.gfp() | bindings::XEN_DMA_GFP_NORETRY;
+        let node = node.linux();
         for _ in 0..count {
             // SAFETY: Any flags and order are valid; the context may sleep by contract.
-            let page = unsafe { bindings::alloc_pages(gfp, 0) };
+            let page = unsafe { bindings::alloc_pages_node(node, gfp, 0) };
             if page.is_null() {
                 return Err(ENOMEM);
             }
@@ -89,27 +127,51 @@ impl Pages {
         Ok(pages)
     }
 
-    /// Takes `1 << order` neighbouring pages, naturally aligned in pfn.
-    pub(crate) fn contiguous(order: u32, context: Context) -> Result<Self> {
+    /// Takes `1 << order` neighbouring pages, naturally aligned in pfn, of `node` if it has them.
+    pub(crate) fn contiguous(order: u32, context: Context, node: Node) -> Result<Self> {
+        Self::contiguous_if(order, context, node, |_| true)
+    }
+
+    /// As [`Pages::contiguous`], if the block that is at hand is as it must be: its first pfn is
+    /// shown.  [`ENOMEM`] if not; that costs little.
+    pub(crate) fn contiguous_if(
+        order: u32,
+        context: Context,
+        node: Node,
+        fits: impl FnOnce(Pfn) -> bool,
+    ) -> Result<Self> {
         let count = 1usize.checked_shl(order).ok_or(ENOMEM)?;
         if order > bindings::MAX_PAGE_ORDER {
             return Err(ENOMEM);
         }
-        let mut pages = Self(KVVec::with_capacity(count, context.flags())?);
         // SAFETY: Any flags are valid, `order` is in range, and the flags match the context.
-        let first = unsafe { bindings::alloc_pages(context.gfp(), order) };
+        let first = unsafe { bindings::alloc_pages_node(node.linux(), context.gfp(), order) };
         if first.is_null() {
             return Err(ENOMEM);
         }
+        let list = if fits(pfn(first)) {
+            KVVec::with_capacity(count, context.flags()).map_err(Error::from)
+        } else {
+            Err(ENOMEM)
+        };
+        let mut list = match list {
+            Ok(list) => list,
+            Err(error) => {
+                // SAFETY: The block of `order` that was just allocated.
+                unsafe { bindings::__free_pages(first, order) };
+                return Err(error);
+            }
+        };
         if order > 0 {
             // SAFETY: `first` is a block of `order` that was just allocated without `__GFP_COMP`.
             unsafe { bindings::split_page(first, order) };
         }
         for index in 0..count {
-            // INVARIANT: The split made each page of the block an order-0 page.
-            pages.0.push(first.wrapping_add(index), context.flags())?;
+            // Within the capacity, so this cannot fail.
+            let _ = list.push_within_capacity(first.wrapping_add(index));
         }
-        Ok(pages)
+        // INVARIANT: The split made each page of the block an order-0 page.
+        Ok(Self(list))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -122,15 +184,17 @@ impl Pages {
 
     /// The pfn of each page, in order.
     pub(crate) fn pfns(&self) -> impl Iterator<Item = Pfn> + '_ {
-        self.0.iter().map(|&page| {
-            // SAFETY: A page owned by `self`, by the type invariant.
-            Pfn::new(unsafe { bindings::page_to_pfn(page) } as u64)
-        })
+        self.0.iter().map(|&page| pfn(page))
+    }
+
+    /// The page at a place in the order.
+    pub(crate) fn get(&self, index: usize) -> Option<NonNull<bindings::page>> {
+        self.0.get(index).copied().and_then(NonNull::new)
     }
 
     /// The first page.
     pub(crate) fn first(&self) -> Option<NonNull<bindings::page>> {
-        self.0.first().copied().and_then(NonNull::new)
+        self.get(0)
     }
 
     /// Where the linear map has the first page.
@@ -154,6 +218,12 @@ impl Drop for Pages {
             unsafe { bindings::__free_pages(page, 0) };
         }
     }
+}
+
+/// The pfn of a page.  C: `page_to_pfn()`.
+fn pfn(page: *mut bindings::page) -> Pfn {
+    // SAFETY: Arithmetic only.
+    Pfn::new(unsafe { bindings::page_to_pfn(page) } as u64)
 }
 
 /// Where the linear map has a pfn.  C: `__va(PFN_PHYS(pfn))`.

@@ -14,6 +14,7 @@ use crate::{
     },
     pages::{
         Context,
+        Node,
         Pages, //
     },
 };
@@ -24,6 +25,8 @@ use core::{
 use dma_core::{
     Machine,
     Mfn,
+    P2m,
+    Pfn,
     Phys,
     PAGE_SHIFT, //
 };
@@ -99,6 +102,11 @@ impl Region {
     /// Memory that fits as it comes is taken as it is.  [`ENOMEM`] when Linux has no pages or
     /// Xen has no such extent; nothing is lost then.  May sleep.
     pub fn new(order: u32, address_bits: u32, way: Way) -> Result<Self> {
+        Self::near(Node::ANY, order, address_bits, way)
+    }
+
+    /// As [`Region::new`], on a node if that has memory, else anywhere.
+    pub fn near(node: Node, order: u32, address_bits: u32, way: Way) -> Result<Self> {
         // Xen would read 0 as "anywhere".
         if address_bits == 0 {
             return Err(ENOMEM);
@@ -106,24 +114,31 @@ impl Region {
         match way {
             Way::Scattered => {
                 let count = 1usize.checked_shl(order).ok_or(EINVAL)?;
-                Self::exchanged(Pages::scattered(count)?, true, order, address_bits)
+                let pages = Pages::scattered(count, node)?;
+                Self::exchanged(pages, true, order, address_bits, node)
             }
             Way::Neighbours => {
-                let pages = Pages::contiguous(order, Context::Sleepable)?;
-                Self::exchanged(pages, false, order, address_bits)
+                let pages = Pages::contiguous(order, Context::Sleepable, node)?;
+                Self::exchanged(pages, false, order, address_bits, node)
             }
             #[cfg(not(MODULE))]
             Way::Linked => Self::linked(order, address_bits),
         }
     }
 
-    fn exchanged(mut pages: Pages, mapped: bool, order: u32, address_bits: u32) -> Result<Self> {
+    fn exchanged(
+        mut pages: Pages,
+        mapped: bool,
+        order: u32,
+        address_bits: u32,
+        node: Node,
+    ) -> Result<Self> {
         // Clear before the frames leave this domain.
         pages.clear();
         let (base, origin) = match fitting_base(&pages, order, address_bits) {
             Some(base) => (base, Origin::Fitting),
             None => {
-                let base = Trade::new(pages.len())?.gather(&pages, order, address_bits)?;
+                let base = Trade::new(pages.len())?.gather(&pages, order, address_bits, node)?;
                 TAKEN.fetch_add(pages.len() as u64, Ordering::Relaxed);
                 (base, Origin::Exchanged)
             }
@@ -160,7 +175,7 @@ impl Region {
     /// As [`Region::new`], by the kernel's own function.
     #[cfg(not(MODULE))]
     fn linked(order: u32, address_bits: u32) -> Result<Self> {
-        let mut pages = Pages::contiguous(order, Context::Sleepable)?;
+        let mut pages = Pages::contiguous(order, Context::Sleepable, Node::ANY)?;
         pages.clear();
         let view = pages.linear().ok_or(ENOMEM)?;
         let (base, origin) = match fitting_base(&pages, order, address_bits) {
@@ -196,10 +211,15 @@ impl Region {
     }
 
     /// Takes neighbouring pages that are machine-contiguous and low enough as they come, without
-    /// any hypercall.  [`ENOMEM`] when the ones at hand are not.
-    pub fn fitting(order: u32, address_bits: u32, context: Context) -> Result<Self> {
-        let mut pages = Pages::contiguous(order, context)?;
-        let base = fitting_base(&pages, order, address_bits).ok_or(ENOMEM)?;
+    /// any hypercall.  [`ENOMEM`] when the ones at hand are not, which is found out soon.
+    pub fn fitting(order: u32, address_bits: u32, node: Node, context: Context) -> Result<Self> {
+        let p2m = LinearP2m::get().ok_or(ENODEV)?;
+        let mut base = None;
+        let mut pages = Pages::contiguous_if(order, context, node, |first| {
+            base = extent_base(p2m, first, order, address_bits);
+            base.is_some()
+        })?;
+        let base = base.ok_or(ENOMEM)?;
         let view = pages.linear().ok_or(ENOMEM)?;
         pages.clear();
         // INVARIANT: As in `linked`.
@@ -225,6 +245,12 @@ impl Region {
     #[inline]
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// The last machine address.
+    #[inline]
+    pub fn last(&self) -> Machine {
+        Machine::new(self.base.raw() + self.size as u64 - 1)
     }
 
     /// Where the CPU sees the first byte.
@@ -253,6 +279,12 @@ impl Region {
         }
     }
 
+    /// The page that has the byte at `offset`, if the pages are neighbours in pfn.
+    pub fn page_at(&self, offset: usize) -> Option<NonNull<bindings::page>> {
+        self.first_page()?;
+        self.pages.get(offset / PAGE_SIZE)
+    }
+
     /// The pages, in machine order.
     pub(crate) fn pages(&self) -> &Pages {
         &self.pages
@@ -266,7 +298,8 @@ impl Region {
         }
     }
 
-    fn clear(&self) {
+    /// Clears all of it.
+    pub fn clear(&self) {
         self.clear_range(0, self.size());
     }
 
@@ -352,17 +385,24 @@ fn give_back(pages: &mut Pages, order: u32, base: Mfn, origin: Origin) {
 fn fitting_base(pages: &Pages, order: u32, address_bits: u32) -> Option<Mfn> {
     let p2m = LinearP2m::get()?;
     let mut frames = pages.pfns();
-    let first = local_mfn(p2m, frames.next()?)?;
-    let end = first.raw().checked_add(1 << order)?;
-    if first.raw() & ((1 << order) - 1) != 0
-        || (end - 1) >> address_bits.saturating_sub(PAGE_SHIFT).min(63) != 0
-    {
-        return None;
-    }
+    let first = low_and_aligned(local_mfn(p2m, frames.next()?)?, order, address_bits)?;
     frames
         .zip(first.raw() + 1..)
         .all(|(pfn, mfn)| local_mfn(p2m, pfn) == Some(Mfn::new(mfn)))
         .then_some(first)
+}
+
+/// As [`fitting_base`], for neighbours from `first` on.
+fn extent_base(p2m: LinearP2m, first: Pfn, order: u32, address_bits: u32) -> Option<Mfn> {
+    let mfn = low_and_aligned(local_mfn(p2m, first)?, order, address_bits)?;
+    p2m.follows(first, mfn, 1 << order).then_some(mfn)
+}
+
+/// A frame, if an extent that begins with it is aligned and ends below `1 << address_bits`.
+fn low_and_aligned(first: Mfn, order: u32, address_bits: u32) -> Option<Mfn> {
+    let end = first.raw().checked_add(1 << order)?;
+    let low = (end - 1) >> address_bits.saturating_sub(PAGE_SHIFT).min(63) == 0;
+    (low && first.raw() & ((1 << order) - 1) == 0).then_some(first)
 }
 
 /// Maps pages from anywhere side by side.  May sleep.

@@ -92,6 +92,10 @@ def goals(c: Results, ours: Results) -> Iterator[Goal]:
     pair = [Key("sync-direct", call, 4 * KIB, 1, 0) for call in ("sync_for_cpu", "sync_for_device")]
     yield compared("sync of a direct mapping, both ways", 0.25, sides, pair)
 
+    for name, size, limit in (("4 KiB", 4 * KIB, 0.02), ("64 KiB", 64 * KIB, 0.02), ("2 MiB", 2048 * KIB, 0.05)):
+        pair = [Key("coherent", call, size, 1, 0) for call in ("alloc", "free")]
+        yield compared(f"coherent {name}, alloc and free, no clearing", limit, sides, pair, Measured.bare)
+
     def mapping(key: Key) -> bool:
         return not key.sleeps
 

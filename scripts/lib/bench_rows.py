@@ -14,7 +14,7 @@ AGREEMENT = 0.01
 """How far medians of two boots may differ, in relation."""
 AGREEMENT_SLEEPING = 0.10
 """The same where pages are allocated: which ones are at hand is not the same in two boots."""
-SLEEPING = ("coherent",)
+SLEEPING = ("coherent", "coherent-large")
 """Cases that may sleep, and so are no mapping operations."""
 
 

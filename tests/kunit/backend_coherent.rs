@@ -7,58 +7,200 @@ use super::*;
 #[kunit_tests(xen_dma_coherent)]
 mod tests {
     use super::*;
+    use xen_dma::{
+        ops::Coherent,
+        region::traded_pages, //
+    };
+
+    /// Looks at everything that is promised of coherent memory, and leaves a pattern in it.
+    fn inspect(bench: &Bench, scratch: &mut Buffer, memory: Coherent, ask: (usize, u64)) -> Result {
+        let (size, mask) = ask;
+        let (at, whole) = (memory.dma.raw(), size.next_multiple_of(PAGE_SIZE));
+        let block = whole.next_power_of_two() as u64;
+        check!(
+            at & (block - 1) == 0,
+            "{size} bytes, mask {mask:#x}: {at:#x}"
+        );
+        check!(
+            at + whole as u64 - 1 <= mask,
+            "{size} bytes, mask {mask:#x}: {at:#x}"
+        );
+        for start in (0..whole).step_by(scratch.size()) {
+            let piece = scratch.size().min(whole - start);
+            paint(scratch, 5, 0, piece);
+            let to = scratch.phys();
+            bench
+                .backend()
+                .with_coherent(memory.dma, size, |region, offset| {
+                    check!(
+                        start > 0 || client::is_contiguous(region),
+                        "{size} bytes, mask {mask:#x}"
+                    );
+                    let at = region.base().raw() + offset as u64;
+                    check!(at == memory.dma.raw() && region.at(offset) == Some(memory.cpu));
+                    check!(region.copy_out(offset + start, to, piece));
+                    Ok(())
+                })?;
+            let stale = (0..piece).find(|&index| scratch.byte(index) != 0);
+            check!(
+                stale.is_none(),
+                "{size} bytes, mask {mask:#x}: byte {start}+{stale:?}"
+            );
+        }
+        stamp(bench, scratch, memory, size, 6)
+    }
+
+    /// Writes the bytes of `seed`, piece by piece.
+    fn stamp(
+        bench: &Bench,
+        scratch: &mut Buffer,
+        memory: Coherent,
+        size: usize,
+        seed: usize,
+    ) -> Result {
+        let all = scratch.size();
+        cover(scratch, seed);
+        let from = scratch.phys();
+        bench
+            .backend()
+            .with_coherent(memory.dma, size, |region, offset| {
+                for start in (0..size).step_by(all) {
+                    check!(region.copy_in(offset + start, from, all.min(size - start)));
+                }
+                Ok(())
+            })
+    }
+
+    /// Whether the bytes are still those of `seed`.
+    fn keeps(
+        bench: &Bench,
+        scratch: &mut Buffer,
+        memory: Coherent,
+        size: usize,
+        seed: usize,
+    ) -> Result {
+        let all = scratch.size();
+        let to = scratch.phys();
+        for start in (0..size).step_by(all) {
+            let piece = all.min(size - start);
+            bench
+                .backend()
+                .with_coherent(memory.dma, size, |region, offset| {
+                    check!(region.copy_out(offset + start, to, piece));
+                    Ok(())
+                })?;
+            check!(shows(scratch, seed, 0, piece), "{size} bytes of {seed}");
+        }
+        Ok(())
+    }
+
+    fn get(bench: &Bench, size: usize) -> Result<Coherent> {
+        client::alloc(bench.dev(), size, Context::Sleepable, Attrs::NONE)
+            .inspect_err(|_| pr_err!("{size} bytes\n"))
+    }
+
+    fn put(bench: &Bench, size: usize, memory: Coherent) {
+        client::free(bench.dev(), size, memory, Attrs::NONE);
+    }
 
     #[test]
-    fn coherent_memory_is_clear_and_aligned() -> Result {
-        for mask in [MASK_64, MASK_32, MASK_28] {
-            let Some(bench) = Bench::new(c"xen-dma-coherent", mask, false)? else {
-                return Ok(());
-            };
-            let (mut scratch, mut dirt) = (Buffer::new(4)?, Buffer::new(9)?);
-            dirt.fill(0, dirt.size(), |_| 0xee);
-            for size in [1, 4096, 4097, 0x1_0000, 0x1_0001, 0x10_0000, 0x40_0000] {
-                // Something was here before.
-                let dir = Direction::TO_DEVICE;
-                if let Ok(at) =
-                    client::map(bench.dev(), dirt.phys(), dirt.size() / 2, dir, Attrs::NONE)
-                {
-                    client::unmap(bench.dev(), at, dirt.size() / 2, dir, Attrs::NONE);
-                }
-                let memory = client::alloc(bench.dev(), size, Context::Sleepable, Attrs::NONE)
-                    .inspect_err(|_| pr_err!("mask {mask:#x}, {size} bytes\n"))?;
-                let whole = size.next_multiple_of(PAGE_SIZE);
-                let block = whole.next_power_of_two() as u64;
-                check!(
-                    memory.dma.raw() & (block - 1) == 0,
-                    "{size} bytes at {:?}",
-                    memory.dma
-                );
-                check!(
-                    memory.dma.raw() + whole as u64 - 1 <= mask,
-                    "{size} bytes at {:?}",
-                    memory.dma
-                );
-                for start in (0..whole).step_by(scratch.size()) {
-                    let piece = scratch.size().min(whole - start);
-                    scratch.fill(0, piece, |_| 0x55);
-                    let to = scratch.phys();
-                    let copied =
-                        bench
-                            .backend()
-                            .with_coherent(memory.dma, size, |region, offset| {
-                                Ok(region.copy_out(offset + start, to, piece))
-                            })?;
-                    check!(copied, "mask {mask:#x}, {size} bytes at {start}");
-                    check!(
-                        (0..piece).step_by(7).all(|i| scratch.byte(i) == 0),
-                        "{size} bytes"
-                    );
-                }
+    fn every_size_for_every_mask() -> Result {
+        let Some(bench) = Bench::new(c"xen-dma-coherent", MASK_64, false)? else {
+            return Ok(());
+        };
+        let mut scratch = Buffer::new(5)?;
+        for bits in 26..=64 {
+            let mask = u64::MAX >> (64 - bits);
+            bench.device.set_coherent_mask(mask);
+            if Region::new(0, bits as u32, Way::Scattered).is_err() {
+                // The host has nothing there, and nothing else will do.
+                check!(bits < 28, "{bits} bits");
+                let refused = client::alloc(bench.dev(), 1, Context::Sleepable, Attrs::NO_WARN);
+                check!(refused.err() == Some(ENOMEM), "{bits} bits");
+                continue;
+            }
+            // From bits to bits another choice of the larger ones, for time's sake.
+            let larger = [
+                0x4000, 0x1_0001, 0x8_0000, 0x10_0000, 0x20_0000, 0x20_0001, 0x40_0000,
+            ];
+            let few = [1, 4096, 4097, 0x1_0000, larger[bits % larger.len()]];
+            for size in few {
+                let memory = get(&bench, size).inspect_err(|_| pr_err!("mask {mask:#x}\n"))?;
+                inspect(&bench, &mut scratch, memory, (size, mask))?;
                 let bytes = client::sgtable_bytes(bench.dev(), memory, size)?;
                 check!(bytes == size, "mask {mask:#x}: {bytes} of {size} bytes");
-                client::free(bench.dev(), size, memory, Attrs::NONE);
+                put(&bench, size, memory);
                 check!(bench.backend().counters.outstanding() == 0, "{size} bytes");
             }
+            check!(bench.in_use() == 0, "the aperture is for bounces");
+        }
+        for mask in [MASK_28, MASK_32, MASK_64] {
+            bench.device.set_coherent_mask(mask);
+            let memory = get(&bench, 0x80_0000)?;
+            inspect(&bench, &mut scratch, memory, (0x80_0000, mask))?;
+            put(&bench, 0x80_0000, memory);
+        }
+        bench.done()
+    }
+
+    #[test]
+    fn buffers_of_the_pool_are_apart() -> Result {
+        let Some(bench) = Bench::new(c"xen-dma-pool", MASK_32, false)? else {
+            return Ok(());
+        };
+        let mut scratch = Buffer::new(4)?;
+        let sizes = [
+            4096, 0x3000, 0x1_0000, 100, 0x8000, 0x2_1000, 0x5000, 0x10_0000,
+        ];
+        let mut held = KVec::new();
+        for round in 0..96 {
+            let size = sizes[round * 5 % sizes.len()];
+            let memory = get(&bench, size)?;
+            inspect(&bench, &mut scratch, memory, (size, MASK_32))?;
+            stamp(&bench, &mut scratch, memory, size, round)?;
+            held.push((round, size, memory), GFP_KERNEL)?;
+            // Every third time an older one goes, and its place is used again.
+            if round % 3 == 2 {
+                let (seed, size, memory) = held.remove(round * 7 % held.len())?;
+                keeps(&bench, &mut scratch, memory, size, seed)?;
+                put(&bench, size, memory);
+            }
+        }
+        let pool = bench.shared.coherent.pooled();
+        let pages = |size: usize| size.next_multiple_of(PAGE_SIZE);
+        let sum: usize = held.iter().map(|&(_, size, _)| pages(size)).sum();
+        check!(pool.used == sum, "{pool:?}, not {sum}");
+        for (seed, size, memory) in held {
+            keeps(&bench, &mut scratch, memory, size, seed)?;
+            put(&bench, size, memory);
+        }
+        bench.shared.coherent.settle();
+        let pool = bench.shared.coherent.pooled();
+        check!(pool.used == 0 && pool.extents <= 2, "{pool:?}");
+        bench.done()
+    }
+
+    #[test]
+    fn the_pool_costs_no_exchange() -> Result {
+        for mask in [MASK_32, MASK_28] {
+            let Some(bench) = Bench::new(c"xen-dma-ready", mask, false)? else {
+                return Ok(());
+            };
+            let irq = KBox::pin_init(new_irq_lock!((), "xen_dma_backend::irq"), GFP_KERNEL)?;
+            let mut scratch = Buffer::new(4)?;
+            // The first one has the pool made, and what it leaves is little.
+            put(&bench, 0x20_0000, get(&bench, 0x20_0000)?);
+            bench.shared.coherent.settle();
+            let before = traded_pages();
+            for size in [1, 4096, 0x1_0000, 0x8_0000, 0x20_0000] {
+                let guard = irq.lock();
+                let memory = client::alloc(bench.dev(), size, Context::Atomic, Attrs::NONE);
+                drop(guard);
+                inspect(&bench, &mut scratch, memory?, (size, mask))?;
+                check!(bench.in_use() == 0, "{size} bytes are of the aperture");
+                put(&bench, size, memory?);
+            }
+            check!(traded_pages() == before);
             bench.done()?;
         }
         Ok(())
@@ -69,29 +211,137 @@ mod tests {
         let spin = KBox::pin_init(new_spinlock!((), "xen_dma_backend::spin"), GFP_KERNEL)?;
         let irq = KBox::pin_init(new_irq_lock!((), "xen_dma_backend::irq"), GFP_KERNEL)?;
         for mask in [MASK_64, MASK_32, MASK_28] {
+            // Without a pool as yet.
             let Some(bench) = Bench::new(c"xen-dma-atomic", mask, false)? else {
                 return Ok(());
             };
+            let mut scratch = Buffer::new(4)?;
             for size in [4096, 0x1_0000, 0x8_0000] {
                 let guard = irq.lock();
-                let memory = client::alloc(bench.dev(), size, Context::Atomic, Attrs::NONE)?;
+                let memory = client::alloc(bench.dev(), size, Context::Atomic, Attrs::NONE);
                 drop(guard);
-                check!(memory.dma.raw() & (size as u64 - 1) == 0, "{size} bytes");
-                check!(memory.dma.raw() + size as u64 - 1 <= mask, "{size} bytes");
+                inspect(&bench, &mut scratch, memory?, (size, mask))?;
                 let guard = spin.lock();
-                client::free(bench.dev(), size, memory, Attrs::NONE);
+                put(&bench, size, memory?);
                 drop(guard);
             }
             // Regions of their own end later, where sleeping is allowed.
-            for size in [0x2_0000, 0x20_0000] {
-                let memory = client::alloc(bench.dev(), size, Context::Sleepable, Attrs::NONE)?;
+            for size in [0x2_0000, 0x20_0000, 0x40_0000] {
+                let memory = get(&bench, size)?;
                 let guard = spin.lock();
-                client::free(bench.dev(), size, memory, Attrs::NONE);
+                put(&bench, size, memory);
                 drop(guard);
             }
             bench.done()?;
         }
         Ok(())
+    }
+
+    #[test]
+    fn a_freed_region_is_used_again() -> Result {
+        let Some(bench) = Bench::new(c"xen-dma-reuse", MASK_32, false)? else {
+            return Ok(());
+        };
+        let other = Bench::beside(c"xen-dma-reuse-28", MASK_28, false, bench.shared.clone())?;
+        let store = &bench.shared.coherent;
+        let mut scratch = Buffer::new(4)?;
+        for size in [0x40_0000, 0x80_0000] {
+            let first = get(&bench, size)?;
+            stamp(&bench, &mut scratch, first, size, 3)?;
+            put(&bench, size, first);
+            let cached = store.cached();
+            check!(cached.regions >= 1 && cached.bytes >= size, "{cached:?}");
+
+            // Whose it was does not matter, what was in it is gone.
+            let (before, reused) = (traded_pages(), cached.reused);
+            let second = get(&bench, size)?;
+            check!(second.dma == first.dma && store.cached().reused == reused + 1);
+            check!(traded_pages() == before);
+            inspect(&bench, &mut scratch, second, (size, MASK_32))?;
+            put(&bench, size, second);
+
+            // Who does not reach it does not get it.
+            let low = get(&other, size)?;
+            inspect(&other, &mut scratch, low, (size, MASK_28))?;
+            put(&other, size, low);
+            let again = get(&other, size)?;
+            inspect(&other, &mut scratch, again, (size, MASK_28))?;
+            put(&other, size, again);
+        }
+        other.done()?;
+        bench.done()
+    }
+
+    #[test]
+    fn unused_memory_goes_back() -> Result {
+        let before = traded_pages();
+        {
+            let Some(bench) = Bench::new(c"xen-dma-shrink", MASK_32, false)? else {
+                return Ok(());
+            };
+            let store = &bench.shared.coherent;
+            let aperture = traded_pages();
+            let kept = get(&bench, 4096)?;
+            for size in [0x40_0000, 0x80_0000, 0x20_0000] {
+                put(&bench, size, get(&bench, size)?);
+            }
+            store.settle();
+            let (cached, pool) = (store.cached(), store.pooled());
+            check!(
+                cached.bytes == 0xc0_0000 && pool.extents >= 2,
+                "{cached:?} {pool:?}"
+            );
+
+            // One page is asked for: the oldest goes, the other stays.
+            check!(store.press(1) == 1);
+            store.settle();
+            check!(store.cached().bytes == 0x80_0000, "{:?}", store.cached());
+            // All: what is in use stays.
+            check!(store.press(usize::MAX >> 1) >= 0x80_0000 / PAGE_SIZE);
+            store.settle();
+            let (cached, pool) = (store.cached(), store.pooled());
+            check!(
+                cached.regions == 0 && pool.extents == 1,
+                "{cached:?} {pool:?}"
+            );
+            check!(store.press(1) == 0);
+            store.settle();
+            put(&bench, 4096, kept);
+            check!(store.press(1) == 1);
+            store.settle();
+            check!(store.pooled().extents == 0);
+            let (taken, returned) = traded_pages();
+            check!(
+                taken - aperture.0 == returned - aperture.1,
+                "{taken}, {returned}"
+            );
+            bench.done()?;
+        }
+        let (taken, returned) = traded_pages();
+        check!(
+            taken - before.0 == returned - before.1,
+            "{taken}, {returned}"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn the_cache_is_bounded() -> Result {
+        const SIZE: usize = 24 << 20;
+        let Some(bench) = Bench::new(c"xen-dma-bounded", MASK_64, false)? else {
+            return Ok(());
+        };
+        let memory = [get(&bench, SIZE)?, get(&bench, SIZE)?, get(&bench, SIZE)?];
+        for memory in memory {
+            put(&bench, SIZE, memory);
+        }
+        bench.shared.coherent.settle();
+        let cached = bench.shared.coherent.cached();
+        check!(
+            cached.regions == 2 && cached.bytes == 64 << 20,
+            "{cached:?}"
+        );
+        bench.done()
     }
 
     #[test]

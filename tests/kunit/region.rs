@@ -16,7 +16,8 @@ use xen_dma::{
         Region,
         Way, //
     },
-    Context, //
+    Context,
+    Node, //
 };
 
 /// Every way to get an extent.  Only code that is built in can link the kernel's own.
@@ -310,7 +311,7 @@ mod tests {
         }
         let before = traded_pages();
         for context in [Context::Sleepable, Context::Atomic] {
-            let region = Region::fitting(0, 64, context)?;
+            let region = Region::fitting(0, 64, Node::ANY, context)?;
             check!(region.ends_atomically() && region.first_page().is_some());
             verify(&region, |_| 0)?;
         }
@@ -318,5 +319,29 @@ mod tests {
         drop(Region::new(0, 64, Way::Scattered)?);
         check!(traded_pages() == before);
         Ok(())
+    }
+
+    #[test]
+    fn a_node_is_a_wish() -> Result {
+        if !pv() {
+            return Ok(());
+        }
+        let before = traded_pages();
+        // The host has node 0 alone, and some of these nobody could have.
+        for node in [-1, 0, 1, 63, 254, 255, 1 << 20, i32::MAX, i32::MIN] {
+            for &way in WAYS {
+                let region = Region::near(Node::from_raw(node), 4, 28, way)
+                    .inspect_err(|error| pr_err!("node {node}, {way:?}: {error:?}\n"))?;
+                check!(region.last().raw() >> 28 == 0, "node {node}, {way:?}");
+                verify(&region, |_| 0)?;
+            }
+            drop(Region::fitting(
+                0,
+                64,
+                Node::from_raw(node),
+                Context::Atomic,
+            )?);
+        }
+        balanced(before)
     }
 }

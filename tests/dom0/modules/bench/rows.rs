@@ -8,7 +8,8 @@
 //! - `bytes`: size of a request; `entries`: of a scatterlist, else 1;
 //! - `fill`: per cent of the aperture that others held; `round`: 0 to 2;
 //! - `samples`, `min`, `median`, `max`: instructions of the whole call;
-//! - `copy`: how many of them the kernel's `memcpy()` takes for the bytes that the call copies.
+//! - `copy`: how many of them the kernel's `memcpy()` takes for the bytes that the call copies, or its
+//!   `memset()` for those that it clears, once.
 
 use core::fmt;
 use kernel::{

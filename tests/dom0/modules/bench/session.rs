@@ -106,6 +106,16 @@ impl<'a> Session<'a> {
         Ok(least)
     }
 
+    /// What it takes to clear `size` bytes; of more than a buffer has, so many times that.
+    pub(crate) fn clear_cost(&mut self, size: usize) -> Result<u64> {
+        let part = size.min(self.spare.size());
+        let mut least = u64::MAX;
+        for _ in 0..3 {
+            least = least.min(self.meter.clear(&mut self.spare, part)?);
+        }
+        Ok(least * (size / part) as u64)
+    }
+
     /// Adds a result.
     pub(crate) fn note(
         &mut self,

@@ -45,7 +45,11 @@ const DIRECT: [usize; 5] = [1, 4 << 10, 64 << 10, 256 << 10, 1 << 20];
 const ENTRIES: [usize; 3] = [1, 16, 128];
 
 /// Sizes of coherent buffers.
-const COHERENT: [usize; 4] = [4 << 10, 64 << 10, 1 << 20, 16 << 20];
+const COHERENT: [usize; 5] = [4 << 10, 64 << 10, 1 << 20, 2 << 20, 16 << 20];
+
+/// Sizes of coherent buffers that only the host's memory bounds, and samples of each: they are slow.
+const LARGE: [usize; 3] = [16 << 20, 64 << 20, 256 << 20];
+const LARGE_SAMPLES: usize = 2;
 
 /// More than any aperture here: 68 MiB.
 const TOO_LARGE: usize = 68 << 20;
@@ -182,29 +186,37 @@ impl Session<'_> {
 
     fn coherent(&mut self) -> Result {
         self.set_mask(NARROW)?;
-        let dev = self.dev;
         for size in COHERENT {
-            let [mut allocs, mut frees, mut refused] =
-                [Samples::new(), Samples::new(), Samples::new()];
-            for _ in 0..count(size) {
-                let (memory, took) = self
-                    .meter
-                    .measure_sleeping(|| client::alloc(dev, size, Context::Sleepable, QUIET));
-                let Ok(memory) = memory else {
-                    refused.add(took)?;
-                    continue;
-                };
-                allocs.add(took)?;
-                let ((), took) = self
-                    .meter
-                    .measure_sleeping(|| client::free(dev, size, memory, QUIET));
-                frees.add(took)?;
-            }
-            let label = Label::new("coherent", size);
-            self.note(label, "alloc", allocs, 0)?;
-            self.note(label, "free", frees, 0)?;
-            self.note(label, "refused", refused, 0)?;
+            self.buffers(Label::new("coherent", size), count(size))?;
+        }
+        self.set_mask(WIDE)?;
+        for size in LARGE {
+            self.buffers(Label::new("coherent-large", size), LARGE_SAMPLES)?;
         }
         Ok(())
+    }
+
+    /// Coherent buffers, one at a time.
+    fn buffers(&mut self, label: Label, samples: usize) -> Result {
+        let (dev, size) = (self.dev, label.bytes);
+        let clear = self.clear_cost(size)?;
+        let [mut allocs, mut frees, mut refused] = [Samples::new(), Samples::new(), Samples::new()];
+        for _ in 0..samples {
+            let (memory, took) = self
+                .meter
+                .measure_sleeping(|| client::alloc(dev, size, Context::Sleepable, QUIET));
+            let Ok(memory) = memory else {
+                refused.add(took)?;
+                continue;
+            };
+            allocs.add(took)?;
+            let ((), took) = self
+                .meter
+                .measure_sleeping(|| client::free(dev, size, memory, QUIET));
+            frees.add(took)?;
+        }
+        self.note(label, "alloc", allocs, clear)?;
+        self.note(label, "free", frees, 0)?;
+        self.note(label, "refused", refused, 0)
     }
 }

@@ -104,9 +104,12 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Runs all cases.  Differences are logged and counted; errors of the DMA API or the device
+    /// Runs all cases, or with `large` that of a coherent buffer of so many bytes.  Differences are logged and counted; errors of the DMA API or the device
     /// end it.  Sleeps.
-    pub(crate) fn run(&mut self, rounds: u32) -> Result {
+    pub(crate) fn run(&mut self, rounds: u32, large: usize) -> Result {
+        if large > 0 {
+            return self.large_memory(large);
+        }
         core::mem::swap(&mut self.target, &mut self.large);
         let outcome = self.large_mappings();
         core::mem::swap(&mut self.target, &mut self.large);

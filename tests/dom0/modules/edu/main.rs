@@ -38,6 +38,10 @@ module! {
             default: 2,
             description: "how often to run all cases, about 3 s each (1 to 1000)",
         },
+        large_mb: u32 {
+            default: 0,
+            description: "instead, a coherent buffer of so many MiB",
+        },
     },
 }
 
@@ -109,7 +113,8 @@ fn test(pdev: &pci::Device<Core<'_>>) -> Result {
     }
 
     let mut session = Session::new(Edu::new(pdev)?)?;
-    let outcome = session.run(rounds);
+    let large = *module_parameters::large_mb.value() as usize;
+    let outcome = session.run(rounds, large << 20);
     let tally = session.finish(outcome);
     TOTALS.add(&tally);
     if let Err(error) = outcome {

@@ -20,9 +20,12 @@ use xen_dma::client::shared::{
     View, //
 };
 
-/// Bytes of the memory: the smaller ones the backend takes from its aperture, if none fits as it
-/// comes, the larger one is a region of its own.
-const SIZES: [usize; 3] = [0x2000, 0x1_0000, 0x10_0000];
+/// Bytes of the memory: the smaller ones are cut from the backend's pool, if none fits as it comes;
+/// the last one is larger than any block of Linux's page allocator.
+const SIZES: [usize; 4] = [0x2000, 0x1_0000, 0x10_0000, 0x80_0000];
+
+/// Places in a large buffer that the device copies between.
+const PLACES: usize = 24;
 
 impl Session<'_> {
     /// All of it; sleeps.
@@ -39,10 +42,46 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// One buffer of many MiB: the device copies pages between places in it, and to no other.
+    pub(super) fn large_memory(&mut self, size: usize) -> Result {
+        let memory = Shared::new(self.edu.device(), size)?;
+        let outcome = self.far_apart(&memory, size);
+        if outcome == Err(ETIMEDOUT) {
+            // The device may still touch it.
+            core::mem::forget(memory);
+        }
+        outcome
+    }
+
+    fn far_apart(&mut self, memory: &Shared<'_>, size: usize) -> Result {
+        let pages = size / PAGE_SIZE;
+        let mut seen = KVec::from_elem(0, INTERNAL_SIZE, GFP_KERNEL)?;
+        // From the first page to the last one, and odd ones in between.
+        let place = |number: usize| number * (pages - 1) / (PLACES - 1) * PAGE_SIZE;
+        for number in 0..PLACES {
+            look(memory, place(number), &mut seen);
+            self.compare("new memory", &seen, |_| 0);
+        }
+        for number in 0..PLACES {
+            memory.fill(place(number), INTERNAL_SIZE, |_| SENTINEL);
+        }
+        for number in 0..PLACES {
+            let (from, to) = (place(number), place((number + PLACES / 2) % PLACES));
+            let pattern = self.next_pattern();
+            memory.fill(from, INTERNAL_SIZE, |index| pattern.byte(index));
+            self.read_memory(advance(memory.machine(), from)?, 0, INTERNAL_SIZE)?;
+            self.write_memory(advance(memory.machine(), to)?, 0, INTERNAL_SIZE)?;
+            look(memory, to, &mut seen);
+            self.compare("copied by the device", &seen, |index| pattern.byte(index));
+            memory.fill(from, INTERNAL_SIZE, |_| SENTINEL);
+        }
+        Ok(())
+    }
+
     fn three_sides(&mut self, memory: &Shared<'_>, size: usize) -> Result {
         self.refusals(memory, size)?;
         let user = memory.to_user(0, size)?;
-        let mut seen = KVec::from_elem(0, size, GFP_KERNEL)?;
+        let mut seen = KVVec::from_elem(0, size, GFP_KERNEL)?;
 
         // CPU and user, every byte.
         let pattern = self.next_pattern();
