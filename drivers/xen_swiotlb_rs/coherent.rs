@@ -277,10 +277,13 @@ impl Backend {
 
     pub(crate) fn free_coherent(&self, dev: &Device, size: usize, at: Machine) {
         let store = &self.shared.coherent;
-        let ended = match store.pool.release(at, size, self.coherent) {
-            Some(Ok(spare)) => {
-                if spare {
+        let ended = match store.pool.release(at, self.coherent) {
+            Some(Ok(freed)) => {
+                if freed.spare {
                     store.hurry();
+                }
+                if size > freed.size {
+                    self.misuse(dev, "free", size, Wrong::Size);
                 }
                 Ok(())
             }

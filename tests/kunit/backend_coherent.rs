@@ -188,9 +188,12 @@ mod tests {
             };
             let irq = KBox::pin_init(new_irq_lock!((), "xen_dma_backend::irq"), GFP_KERNEL)?;
             let mut scratch = Buffer::new(4)?;
-            // The first one has the pool made, and what it leaves is little.
-            put(&bench, 0x20_0000, get(&bench, 0x20_0000)?);
+            // The first one has the pool made.  It leaves nothing, so that one more is made soon.
+            let first = get(&bench, 0x20_0000)?;
             bench.shared.coherent.settle();
+            put(&bench, 0x20_0000, first);
+            let pool = bench.shared.coherent.pooled();
+            check!(pool.extents == 2 && pool.used == 0, "{pool:?}");
             let before = traded_pages();
             for size in [1, 4096, 0x1_0000, 0x8_0000, 0x20_0000] {
                 let guard = irq.lock();
@@ -487,8 +490,8 @@ mod tests {
         )?;
         let (dev, backend) = (bench.dev(), bench.backend());
         let (dir, none) = (Direction::BIDIRECTIONAL, Attrs::NONE);
-        // One from the aperture, one of its own.
-        for (round, size) in [(1, 4096), (2, 0x10_0000)] {
+        // One from the pool, one of its own.
+        for (round, size) in [(1, 4096), (2, 0x40_0000)] {
             let memory = backend.alloc(dev, size, Context::Sleepable, none)?;
             other.backend().free(other.dev(), size, memory, none);
             check!(other.backend().counters.misuse() == round, "{size} bytes");
@@ -507,6 +510,12 @@ mod tests {
                 .is_err());
             check!(backend.counters.outstanding() == 0, "{size} bytes");
         }
+
+        // More is freed than there was: what there was is.
+        let memory = backend.alloc(dev, 4096, Context::Sleepable, none)?;
+        backend.free(dev, 4097, memory, none);
+        check!(bench.wrongs(Wrong::Size) == 1 && backend.counters.outstanding() == 0);
+        check!(bench.shared.coherent.pooled().used == 0);
 
         // A mapping is no coherent memory.
         let buffer = Buffer::new(0)?;

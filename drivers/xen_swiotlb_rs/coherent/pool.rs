@@ -10,7 +10,10 @@
 //! that narrow devices find the lower ones unused.
 
 use super::obtain;
-use crate::counters::Wrong;
+use crate::{
+    aperture::complain,
+    counters::Wrong, //
+};
 use dma_core::{
     Limits,
     Machine,
@@ -153,6 +156,14 @@ pub(crate) struct Claim {
     pub(crate) low: bool,
 }
 
+/// A run that was freed.
+pub(crate) struct Freed {
+    /// In bytes.
+    pub(crate) size: usize,
+    /// There are idle extents to spare.
+    pub(crate) spare: bool,
+}
+
 /// What the pool has, in bytes but for the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
@@ -195,14 +206,8 @@ impl Pool {
         })
     }
 
-    /// Frees the run that begins at `at`; tells whether there are idle extents to spare.  [`None`] if the
-    /// pool does not reach there.  Any context.
-    pub(crate) fn release(
-        &self,
-        at: Machine,
-        size: usize,
-        owner: Owner,
-    ) -> Option<Result<bool, Wrong>> {
+    /// Frees the run that begins at `at`.  [`None`] if the pool does not reach there.  Any context.
+    pub(crate) fn release(&self, at: Machine, owner: Owner) -> Option<Result<Freed, Wrong>> {
         let mut extents = self.extents.lock();
         let extent = find(&mut extents, at)?;
         let held = match extent.slots.retire_plain(at, owner) {
@@ -214,14 +219,11 @@ impl Pool {
             Err(misuse) => return Some(Err(misuse.into())),
         };
         // CAST: It came as a `usize`.
-        let whole = held.size() as usize;
-        extent.slots.free(held);
-        extent.free += whole;
-        if size > whole {
-            return Some(Err(Wrong::Size));
-        }
+        let size = held.size() as usize;
+        complain(extent.slots.free(held));
+        extent.free += size;
         let spare = extent.is_idle() && idle(&extents) > SPARE;
-        Some(Ok(spare))
+        Some(Ok(Freed { size, spare }))
     }
 
     /// The region that a run lies in, and where in it.  Any context.
