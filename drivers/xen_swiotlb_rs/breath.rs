@@ -93,8 +93,6 @@ impl Bounds {
 
 /// What only the one who changes the aperture touches.
 pub(crate) struct State {
-    /// The driver is being unloaded.
-    closed: bool,
     /// How often Xen had no memory to grow by.
     in_vain: u64,
 }
@@ -106,6 +104,8 @@ pub(crate) struct Breath {
     loaded: Instant<Monotonic>,
     #[pin]
     state: Mutex<State>,
+    /// 1 from the last breath on.
+    closed: Word,
     /// 1 while a work item is on its way that looks after the room that is left.
     watched: Word,
     /// 1 from a refusal on, until growth was tried.
@@ -126,7 +126,8 @@ impl Breath {
         pin_init!(Self {
             bounds,
             loaded: Instant::now(),
-            state <- new_mutex!(State { closed: false, in_vain: 0 }, "Breath::state"),
+            state <- new_mutex!(State { in_vain: 0 }, "Breath::state"),
+            closed: Word::new(0),
             watched: Word::new(0),
             asked: Word::new(0),
             wanted: Word::new(0),
@@ -236,6 +237,9 @@ impl Shared {
     #[cold]
     #[inline(never)]
     fn wake(this: &Arc<Self>) {
+        if this.breath.closed.load() != 0 {
+            return;
+        }
         this.breath.watched.store(1);
         // If it is on its way already, all the better.
         let _ = workqueue::system_unbound().enqueue::<_, 1>(this.clone());
@@ -244,7 +248,7 @@ impl Shared {
     /// One breath: grows if need be, gives back what can go, and sees to the next one.
     fn breathe(this: &Arc<Self>, timer: bool) {
         let mut state = this.breath.state.lock();
-        if state.closed {
+        if this.breath.closed.load() != 0 {
             return;
         }
         let grew = this.expand(&mut state);
@@ -366,8 +370,9 @@ impl Shared {
         if bits < FEWEST_BITS {
             return false;
         }
-        let state = self.breath.state.lock();
-        !state.closed && (self.aperture.largest(limits) > 0 || self.make_narrow(bits))
+        let _state = self.breath.state.lock();
+        self.breath.closed.load() == 0
+            && (self.aperture.largest(limits) > 0 || self.make_narrow(bits))
     }
 
     /// Notes that a device of so many bits has a driver, which [`Shared::lose_interest`] undoes.
@@ -388,9 +393,10 @@ impl Shared {
         }
     }
 
-    /// Ends all breathing.  May sleep.
+    /// Ends all breathing.  What asks for room at the same time may still enqueue an item, so that nobody
+    /// may at the very end.  May sleep.
     pub(crate) fn hold_breath(&self) {
-        self.breath.state.lock().closed = true;
+        self.breath.closed.store(1);
         deferred::finish(&self.grow);
         deferred::finish_delayed(&self.watch);
     }

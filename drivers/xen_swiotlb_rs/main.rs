@@ -89,7 +89,7 @@ const MAX_APERTURE_MB: u32 = 2048;
 struct Driver {
     _watch: Pin<KBox<PciWatch<Devices>>>,
     _report: Report,
-    _shared: Arc<Shared>,
+    _breath: LastBreath,
     _farewell: Farewell,
 }
 
@@ -134,15 +134,18 @@ impl kernel::Module for Driver {
         Ok(Self {
             _watch: watch,
             _report: report,
-            _shared: shared,
+            _breath: LastBreath(shared),
             _farewell: Farewell,
         })
     }
 }
 
-impl Drop for Driver {
+/// What all devices share, when no device is left that could ask it for room.
+struct LastBreath(Arc<Shared>);
+
+impl Drop for LastBreath {
     fn drop(&mut self) {
-        self.shared.hold_breath();
+        self.0.hold_breath();
     }
 }
 

@@ -11,8 +11,8 @@
 
 use super::obtain;
 use crate::{
-    aperture::complain,
-    counters::Wrong, //
+    counters::Wrong,
+    extent::complain, //
 };
 use dma_core::{
     Limits,
