@@ -21,15 +21,17 @@ use crate::{
     },
 };
 use dma_core::{
-    place,
+    decide,
     place_page,
     place_pages,
     Bounces,
+    Limits,
     Machine,
     Owner,
     PagePlacement,
     Phys,
-    Placement, //
+    Placement,
+    Unseen, //
 };
 use kernel::{
     dev_warn,
@@ -65,7 +67,7 @@ use xen_dma::{
 pub(crate) struct Shared {
     pub(crate) aperture: Aperture,
     pub(crate) coherent: Arc<Store>,
-    p2m: LinearP2m,
+    pub(crate) p2m: LinearP2m,
     force: bool,
     owners: Atomic<u32>,
 }
@@ -167,6 +169,16 @@ impl Backend {
         Some(at)
     }
 
+    /// What is to be done with a buffer, and what must be known yet if it bounces.
+    #[inline]
+    pub(crate) fn decide(&self, phys: Phys, size: usize, limits: &Limits) -> (Placement, Unseen) {
+        let bounces = Bounces {
+            most: self.shared.aperture.most(),
+            forced: self.shared.force,
+        };
+        decide(&self.shared.p2m, phys, size, limits, bounces)
+    }
+
     /// Maps a buffer, or says why not.
     #[inline(never)]
     pub(crate) fn place(
@@ -177,17 +189,15 @@ impl Backend {
         attrs: Attrs,
     ) -> Result<Machine, Cause> {
         let limits = device::limits(dev);
-        let bounces = Bounces {
-            most: self.shared.aperture.most(),
-            forced: self.shared.force,
-        };
-        match place(&self.shared.p2m, phys, size, &limits, bounces) {
-            Placement::Direct(at) => {
+        match self.decide(phys, size, &limits) {
+            (Placement::Direct(at), _) => {
                 self.counters.direct(size);
                 Ok(at)
             }
-            Placement::Bounce(reason) => self.bounce(dev, phys, size, &limits, reason, attrs),
-            Placement::Refuse(refusal) => Err(refusal.into()),
+            (Placement::Bounce(reason), unseen) => {
+                self.bounce(dev, phys, size, &limits, (reason, unseen), attrs)
+            }
+            (Placement::Refuse(refusal), _) => Err(refusal.into()),
         }
     }
 }

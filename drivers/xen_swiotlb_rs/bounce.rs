@@ -21,7 +21,8 @@ use dma_core::{
     Limits,
     Machine,
     Phys,
-    Reason, //
+    Reason,
+    Unseen, //
 };
 use kernel::{
     device::Device,
@@ -58,12 +59,12 @@ impl Backend {
             phys,
             size,
             &device::limits(dev),
-            Reason::Unreachable,
+            (Reason::Unreachable, Unseen::NONE),
             attrs,
         )
     }
 
-    /// Carries a buffer through the aperture.
+    /// Carries a buffer through the aperture, if the pages that nobody looked at can be copied.
     #[inline(never)]
     pub(crate) fn bounce(
         &self,
@@ -71,7 +72,7 @@ impl Backend {
         phys: Phys,
         size: usize,
         limits: &Limits,
-        reason: Reason,
+        (reason, unseen): (Reason, Unseen),
         attrs: Attrs,
     ) -> Result<Machine, Cause> {
         if attrs.contains(Attrs::REQUIRE_COHERENT) {
@@ -85,6 +86,10 @@ impl Backend {
             .shared
             .aperture
             .claim(phys, size, limits, self.streaming)?;
+        if let Err(refusal) = unseen.check(&self.shared.p2m) {
+            self.release(extent, record.start());
+            return Err(refusal.into());
+        }
         self.carried(dev, extent, record.start(), phys, size, reason)
     }
 
