@@ -18,7 +18,6 @@ use dma_core::{
     Bundle,
     ClaimError,
     Held,
-    Leaving,
     Limits,
     Machine,
     Owner,
@@ -26,6 +25,7 @@ use dma_core::{
     Record,
     Request,
     Slots,
+    CHUNK_SLOTS,
     SLOT_SIZE, //
 };
 use kernel::{
@@ -288,14 +288,23 @@ impl Aperture {
         Some((extent, at))
     }
 
-    /// Claims pages for up to `most` buffers of a list, as [`Aperture::carry`] would for each.  Any
+    /// Claims a run of this many slots for buffers of a list that a device with this reach maps.  Any
     /// context.
-    pub(crate) fn claim_pages(&self, most: usize, reach: u64) -> Option<(&Extent, Bundle)> {
-        let extent = self.extents.first()?;
-        if extent.last > reach {
-            return None;
+    pub(crate) fn claim_bundle(&self, slots: usize, reach: u64) -> Option<(&Extent, Bundle)> {
+        let extent = self.extents.first().filter(|extent| extent.last <= reach)?;
+        let near = extent.near();
+        let bundle = extent.slots.claim_bundle(slots, near)?;
+        if slots <= CHUNK_SLOTS && bundle.chunk() != near {
+            extent.near.set(0, bundle.chunk() as u64);
         }
-        let bundle = extent.slots.claim_pages(most, extent.near())?;
+        Some((extent, bundle))
+    }
+
+    /// As [`Aperture::claim_bundle`], up to this many slots that are free where the processor was
+    /// served last.
+    pub(crate) fn claim_scattered(&self, most: usize, reach: u64) -> Option<(&Extent, Bundle)> {
+        let extent = self.extents.first().filter(|extent| extent.last <= reach)?;
+        let bundle = extent.slots.claim_scattered(most, extent.near())?;
         Some((extent, bundle))
     }
 
@@ -375,27 +384,6 @@ impl Aperture {
     pub(crate) fn release(&self, extent: &Extent, held: Held) {
         extent.note_end(&held);
         complain(extent.slots.free(held));
-    }
-
-    /// As [`Aperture::carry`], on a page that [`Aperture::claim_pages`] claimed.
-    #[inline(always)]
-    pub(crate) fn carry_in(
-        extent: &Extent,
-        bundle: &mut Bundle,
-        phys: Phys,
-        size: usize,
-        owner: Owner,
-    ) -> Option<Machine> {
-        let at = extent.slots.carry_in(bundle, phys, size, owner)?;
-        extent.ledger.claim(extent.offset(at), size, owner);
-        Some(at)
-    }
-
-    /// As [`Aperture::release`], together with others of a list.  Any context.
-    #[inline(always)]
-    pub(crate) fn release_with(extent: &Extent, leaving: &mut Leaving, held: Held) {
-        extent.note_end(&held);
-        complain(extent.slots.free_with(leaving, held));
     }
 }
 

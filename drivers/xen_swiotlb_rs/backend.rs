@@ -98,7 +98,7 @@ pub(crate) struct Backend {
     /// Coherent runs have an owner of their own, so that a stray unmap cannot touch them.
     pub(crate) coherent: Owner,
     /// For a short look at a buffer; it knows of none if all must bounce.
-    glance_p2m: LinearP2m,
+    pub(crate) glance_p2m: LinearP2m,
 }
 
 impl Backend {
@@ -268,8 +268,8 @@ impl Provider for Backend {
         self.map_list(dev, list, dir, attrs)
     }
 
-    fn unmap_sg(&self, dev: &Device, list: ScatterList<'_>, dir: Direction, attrs: Attrs) {
-        self.unmap_list(dev, list, dir, attrs);
+    fn unmap_sg(&self, dev: &Device, mut list: ScatterList<'_>, dir: Direction, attrs: Attrs) {
+        self.unmap_list(dev, &mut list, dir, attrs);
     }
 
     #[inline]
@@ -291,14 +291,14 @@ impl Provider for Backend {
     }
 
     fn sync_sg_for_cpu(&self, dev: &Device, mut list: ScatterList<'_>, dir: Direction) {
-        for entry in list.entries().take_while(|entry| entry.dma_length() > 0) {
-            self.sync_for_cpu(dev, entry.dma_address(), entry.dma_length(), dir);
+        for (addr, size) in list.segments() {
+            self.sync_for_cpu(dev, addr, size, dir);
         }
     }
 
     fn sync_sg_for_device(&self, dev: &Device, mut list: ScatterList<'_>, dir: Direction) {
-        for entry in list.entries().take_while(|entry| entry.dma_length() > 0) {
-            self.sync_for_device(dev, entry.dma_address(), entry.dma_length(), dir);
+        for (addr, size) in list.segments() {
+            self.sync_for_device(dev, addr, size, dir);
         }
     }
 

@@ -322,7 +322,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     /// wrong.
     #[cold]
     #[inline(never)]
-    fn free_slowly(&self, chunk: usize, run: u64) -> usize {
+    pub(crate) fn free_slowly(&self, chunk: usize, run: u64) -> usize {
         let at = self.words.chunk(chunk);
         let old = self.words.load(at);
 

@@ -276,8 +276,10 @@ impl Region {
     /// DMA API vouches that the buffer is its own.  Any context.
     #[inline]
     pub fn copy_in(&self, offset: usize, from: Phys, size: usize) -> bool {
-        let (Some(at), Some(from)) = (self.within(offset, size), self.linear.range(from, size))
-        else {
+        let Some(at) = self.within(offset, size) else {
+            return false;
+        };
+        let Some(from) = self.linear.range(from, size) else {
             return false;
         };
         // SAFETY: Both ranges were checked; the view and the buffer are distinct memory.
