@@ -41,8 +41,7 @@ use dma_core::{
 };
 use kernel::{
     page::PAGE_SHIFT,
-    prelude::*,
-    sync::Arc, //
+    prelude::*, //
 };
 use xen_dma::{
     atomic::{
@@ -51,6 +50,7 @@ use xen_dma::{
     },
     per_cpu::PerCpu,
     rcu::{
+        Kept,
         Reading,
         Table, //
     },
@@ -111,7 +111,7 @@ impl Aperture {
     pub(crate) fn new(megabytes: u32) -> Result<Self> {
         // CAST: Widens.
         let wanted = (megabytes as usize) << (20 - PAGE_SHIFT);
-        let mut extents: KVec<Arc<Extent>> = KVec::new();
+        let mut extents: KVec<Extent> = KVec::new();
         let mut missing = wanted;
         let mut order = MAX_ORDER;
         while missing > 0 && order >= MIN_ORDER && extents.len() < ORDINARY.len() {
@@ -169,7 +169,7 @@ impl Aperture {
 
     /// Makes an extent part of the aperture.  [`ENOSPC`] if there is no place for it.  One caller at a
     /// time; may sleep.
-    pub(crate) fn add(&self, extent: Arc<Extent>) -> Result {
+    pub(crate) fn add(&self, extent: Extent) -> Result {
         let (first, last) = match extent.kind {
             Kind::Narrow(_) => (*NARROW.start(), *NARROW.end()),
             _ => (ORDINARY.start, ORDINARY.end - 1),
@@ -178,7 +178,7 @@ impl Aperture {
         let place = vacant.next().ok_or(ENOSPC)?;
         let size = extent.size() as u64;
         self.enter(&extent, place);
-        self.extents.put(place, extent).map_err(|_| EBUSY)?;
+        self.extents.put(place, extent)?;
         self.most.store(self.most.load().max(size));
         if ORDINARY.contains(&place) {
             self.end.store(self.end.load().max(u64::from(place) + 1));
@@ -303,16 +303,28 @@ impl Aperture {
         Some((extent, at))
     }
 
-    /// Claims pages for up to `most` buffers of a list, as [`Aperture::carry`] would for each.  Any
+    /// Claims a run of this many slots for buffers of a list that a device with this reach maps.  Any
     /// context.
-    pub(crate) fn claim_pages(
+    pub(crate) fn claim_bundle(
+        &self,
+        slots: usize,
+        reach: u64,
+    ) -> Option<(Kept<'_, Extent>, Bundle)> {
+        let extent = self.at_hand(reach)?;
+        let bundle = extent.claim_bundle(slots)?;
+        Some((extent.into_kept(), bundle))
+    }
+
+    /// As [`Aperture::claim_bundle`], up to this many slots that are free where the processor was
+    /// served last.
+    pub(crate) fn claim_scattered(
         &self,
         most: usize,
         reach: u64,
-    ) -> Option<(Reading<'_, Extent>, Bundle)> {
+    ) -> Option<(Kept<'_, Extent>, Bundle)> {
         let extent = self.at_hand(reach)?;
-        let bundle = extent.claim_pages(most)?;
-        Some((extent, bundle))
+        let bundle = extent.claim_scattered(most)?;
+        Some((extent.into_kept(), bundle))
     }
 
     /// Claims a run for a mapping and records it.  Any context.

@@ -27,16 +27,18 @@ use crate::{
     },
 };
 use dma_core::{
-    place,
+    decide,
     place_page,
     place_pages,
     AtomicWord,
     Bounces,
+    Limits,
     Machine,
     Owner,
     PagePlacement,
     Phys,
-    Placement, //
+    Placement,
+    Unseen, //
 };
 use kernel::{
     dev_warn,
@@ -80,7 +82,7 @@ use xen_dma::{
 pub(crate) struct Shared {
     pub(crate) aperture: Aperture,
     pub(crate) coherent: Holder,
-    p2m: LinearP2m,
+    pub(crate) p2m: LinearP2m,
     force: bool,
     owners: Atomic<u32>,
     #[pin]
@@ -128,7 +130,7 @@ pub(crate) struct Backend {
     /// Coherent runs have an owner of their own, so that a stray unmap cannot touch them.
     pub(crate) coherent: Owner,
     /// For a short look at a buffer; it knows of none if all must bounce.
-    glance_p2m: LinearP2m,
+    pub(crate) glance_p2m: LinearP2m,
     /// How many bits the device's driver has set, if that makes it a narrow one, or 0.
     narrow: Word,
     /// Mappings that earlier drivers of the device never ended.
@@ -211,6 +213,16 @@ impl Backend {
         Some(at)
     }
 
+    /// What is to be done with a buffer, and what must be known yet if it bounces.
+    #[inline]
+    pub(crate) fn decide(&self, phys: Phys, size: usize, limits: &Limits) -> (Placement, Unseen) {
+        let bounces = Bounces {
+            most: self.shared.aperture.most(),
+            forced: self.shared.force,
+        };
+        decide(&self.shared.p2m, phys, size, limits, bounces)
+    }
+
     /// Maps a buffer, or says why not.
     #[inline(never)]
     pub(crate) fn place(
@@ -221,17 +233,15 @@ impl Backend {
         attrs: Attrs,
     ) -> Result<Machine, Cause> {
         let limits = device::limits(dev);
-        let bounces = Bounces {
-            most: self.shared.aperture.most(),
-            forced: self.shared.force,
-        };
-        match place(&self.shared.p2m, phys, size, &limits, bounces) {
-            Placement::Direct(at) => {
+        match self.decide(phys, size, &limits) {
+            (Placement::Direct(at), _) => {
                 self.counters.direct(size);
                 Ok(at)
             }
-            Placement::Bounce(reason) => self.bounce(dev, phys, size, &limits, reason, attrs),
-            Placement::Refuse(refusal) => Err(refusal.into()),
+            (Placement::Bounce(reason), unseen) => {
+                self.bounce(dev, phys, size, &limits, (reason, unseen), attrs)
+            }
+            (Placement::Refuse(refusal), _) => Err(refusal.into()),
         }
     }
 }
@@ -308,8 +318,8 @@ impl Provider for Backend {
         self.map_list(dev, list, dir, attrs)
     }
 
-    fn unmap_sg(&self, dev: &Device, list: ScatterList<'_>, dir: Direction, attrs: Attrs) {
-        self.unmap_list(dev, list, dir, attrs);
+    fn unmap_sg(&self, dev: &Device, mut list: ScatterList<'_>, dir: Direction, attrs: Attrs) {
+        self.unmap_list(dev, &mut list, dir, attrs);
     }
 
     #[inline]
@@ -331,14 +341,14 @@ impl Provider for Backend {
     }
 
     fn sync_sg_for_cpu(&self, dev: &Device, mut list: ScatterList<'_>, dir: Direction) {
-        for entry in list.entries().take_while(|entry| entry.dma_length() > 0) {
-            self.sync_for_cpu(dev, entry.dma_address(), entry.dma_length(), dir);
+        for (addr, size) in list.segments() {
+            self.sync_for_cpu(dev, addr, size, dir);
         }
     }
 
     fn sync_sg_for_device(&self, dev: &Device, mut list: ScatterList<'_>, dir: Direction) {
-        for entry in list.entries().take_while(|entry| entry.dma_length() > 0) {
-            self.sync_for_device(dev, entry.dma_address(), entry.dma_length(), dir);
+        for (addr, size) in list.segments() {
+            self.sync_for_device(dev, addr, size, dir);
         }
     }
 

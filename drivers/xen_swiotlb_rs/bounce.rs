@@ -16,16 +16,22 @@ use crate::{
     counters::{
         Cause,
         Event,
+        Sum,
         Wrong, //
     },
-    extent::Extent,
+    extent::{
+        complain,
+        Extent, //
+    },
 };
 use dma_core::{
     Held,
+    Leaving,
     Limits,
     Machine,
     Phys,
-    Reason, //
+    Reason,
+    Unseen, //
 };
 use kernel::{
     device::Device,
@@ -65,12 +71,12 @@ impl Backend {
             phys,
             size,
             &device::limits(dev),
-            Reason::Unreachable,
+            (Reason::Unreachable, Unseen::NONE),
             attrs,
         )
     }
 
-    /// Carries a buffer through the aperture.
+    /// Carries a buffer through the aperture, if the pages that nobody looked at can be copied.
     #[inline(never)]
     pub(crate) fn bounce(
         &self,
@@ -78,7 +84,7 @@ impl Backend {
         phys: Phys,
         size: usize,
         limits: &Limits,
-        reason: Reason,
+        (reason, unseen): (Reason, Unseen),
         attrs: Attrs,
     ) -> Result<Machine, Cause> {
         if attrs.contains(Attrs::REQUIRE_COHERENT) {
@@ -93,6 +99,10 @@ impl Backend {
             Ok((extent, record)) => {
                 Shared::claimed(shared, &extent);
                 let at = record.start();
+                if let Err(refusal) = unseen.check(&shared.p2m) {
+                    self.release(&extent, at);
+                    return Err(refusal.into());
+                }
                 if size > LONG_COPY {
                     let extent = extent.into_kept();
                     return self.carried(dev, &extent, at, phys, size, reason);
@@ -123,13 +133,19 @@ impl Backend {
             self.release(extent, at);
             return Err(Cause::Hole);
         }
+        self.note_bounce(dev, size);
+        // CAST: Widens.
+        self.counters.bounced(reason, size as u64);
+        Ok(at)
+    }
+
+    /// Notes the size of a mapping that bounces, before its driver is told of it.
+    #[inline(always)]
+    pub(crate) fn note_bounce(&self, dev: &Device, size: usize) {
         // CAST: Widens.
         if self.counters.is_largest(size as u64) {
             self.largest_bounce(dev, size);
         }
-        // CAST: Widens.
-        self.counters.bounced(reason, size as u64);
-        Ok(at)
     }
 
     /// Notes a size; the first one means that from now on the device needs syncs.
@@ -185,10 +201,54 @@ impl Backend {
         size: usize,
         copy: bool,
     ) {
+        let mut leaving = Leaving::default();
+        if let Some(ended) = self.end_segment(dev, extent, &mut leaving, (addr, size), copy) {
+            self.counters.bounces_ended(ended);
+            return complain(extent.slots.free_leaving(leaving));
+        }
         match extent.slots.retire(addr, self.streaming) {
             Ok(held) => self.finish(dev, extent, addr, held, size, copy),
             Err(misuse) => self.misuse(dev, "unmap", size, misuse.into()),
         }
+    }
+
+    /// Ends what the device sees as one segment of a list: most often several mappings.  With `copy`,
+    /// their bytes go to the originals first: those asked for.  Says what was ended; [`None`] if
+    /// that was not to be done here.
+    #[inline(never)]
+    pub(crate) fn end_segment(
+        &self,
+        dev: &Device,
+        extent: &Extent,
+        leaving: &mut Leaving,
+        (addr, size): (Machine, usize),
+        copy: bool,
+    ) -> Option<Sum> {
+        let owner = self.streaming;
+        let end = extent.offset(addr).wrapping_add(size);
+        let ended = extent
+            .slots
+            .retire_segment(addr, owner, |offset, phys, mapped| {
+                if copy {
+                    let bytes = if offset.wrapping_add(mapped) <= end {
+                        mapped
+                    } else {
+                        end.saturating_sub(offset)
+                    };
+                    extent.region.copy_out(offset, phys, bytes);
+                }
+                extent.ledger.free(offset, mapped, owner);
+            })?;
+        let sum = Sum {
+            count: ended.count(),
+            bytes: ended.bytes(),
+        };
+        // CAST: Widens.
+        if sum.bytes != size as u64 {
+            self.misuse(dev, "unmap", size, Wrong::Size);
+        }
+        complain(extent.slots.free_with(leaving, ended));
+        Some(sum)
     }
 
     /// Copies the bytes of a mapping that was ended, and frees its run.
@@ -274,16 +334,62 @@ impl Backend {
     #[inline]
     fn sync_in(&self, dev: &Device, extent: &Extent, addr: Machine, size: usize, into: bool) {
         let record = extent.slots.find(addr, self.streaming);
-        let part = record
-            .map_err(Wrong::from)
-            // CAST: Widens.
-            .and_then(|record| record.part(addr, size as u64).ok_or(Wrong::Range));
+        // CAST: Widens.
+        let part = match &record {
+            Ok(record) => record.part(addr, size as u64).ok_or(Wrong::Range),
+            Err(misuse) => Err((*misuse).into()),
+        };
         let offset = extent.offset(addr);
         match part {
+            Err(Wrong::Range) if record.is_ok_and(|r| r.leads() || r.follows()) => {
+                if let Err(wrong) = self.sync_segment(extent, addr, size, into) {
+                    return self.misuse(dev, "sync", size, wrong);
+                }
+                true
+            }
             Ok(phys) if into => extent.region.copy_in(offset, phys, size),
             Ok(phys) => extent.region.copy_out(offset, phys, size),
             Err(wrong) => return self.misuse(dev, "sync", size, wrong),
         };
         self.counters.count(Event::BounceSync);
+    }
+
+    /// As [`Backend::sync`], for a part of a segment that several mappings of a list share.
+    #[cold]
+    fn sync_segment(
+        &self,
+        extent: &Extent,
+        addr: Machine,
+        size: usize,
+        into: bool,
+    ) -> Result<(), Wrong> {
+        // CAST: Widens.
+        let end = addr.checked_add(size as u64).ok_or(Wrong::Range)?;
+        // All of it must be there before anything is copied.
+        for dry in [true, false] {
+            let mut at = addr;
+            loop {
+                let record = extent.slots.find(at, self.streaming)?;
+                let stop = end.min(record.end());
+                let bytes = stop.raw().wrapping_sub(at.raw());
+                let phys = record.part(at, bytes).ok_or(Wrong::Range)?;
+                // CAST: At most `size`.
+                let (offset, bytes) = (extent.offset(at), bytes as usize);
+                match (dry, into) {
+                    (true, _) => true,
+                    (false, true) => extent.region.copy_in(offset, phys, bytes),
+                    (false, false) => extent.region.copy_out(offset, phys, bytes),
+                };
+                if stop == end {
+                    break;
+                }
+                at = stop;
+                let next = extent.slots.find(at, self.streaming);
+                if !next.is_ok_and(|record| record.follows()) {
+                    return Err(Wrong::Range);
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -237,6 +237,29 @@ impl Peak {
     }
 }
 
+/// Mappings of a list, counted there first: so many, of so many bytes in all.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Sum {
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Sum {
+    /// Adds one of so many bytes.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, bytes: u64) {
+        self.count = self.count.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(bytes);
+    }
+
+    /// Adds those of another sum.
+    #[inline(always)]
+    pub(crate) fn add_all(&mut self, other: Self) {
+        self.count = self.count.wrapping_add(other.count);
+        self.bytes = self.bytes.wrapping_add(other.bytes);
+    }
+}
+
 /// The counts of one device.
 pub(crate) struct Counters {
     words: PerCpu<WORDS>,
@@ -271,6 +294,38 @@ impl Counters {
     #[inline]
     pub(crate) fn bounced(&self, reason: Reason, size: u64) {
         self.words.tally(Event::Bounce(reason).index(), size);
+    }
+
+    /// Counts direct mappings of so many bytes in all.  Any context.
+    #[inline]
+    pub(crate) fn directs(&self, sum: Sum) {
+        self.add(Event::Direct, sum);
+    }
+
+    /// Counts bounced mappings of so many bytes in all.  Any context.
+    #[inline]
+    pub(crate) fn bounces_for(&self, reason: Reason, sum: Sum) {
+        self.add(Event::Bounce(reason), sum);
+    }
+
+    /// Counts the ends of bounced mappings of so many bytes in all.  Any context.
+    #[inline]
+    pub(crate) fn bounces_ended(&self, sum: Sum) {
+        self.add(Event::BounceUnmap, sum);
+    }
+
+    /// Counts the ends of direct mappings.  Any context.
+    #[inline]
+    pub(crate) fn directs_ended(&self, count: u64) {
+        self.words.add(Event::DirectUnmap.index(), count);
+    }
+
+    #[inline]
+    fn add(&self, event: Event, sum: Sum) {
+        if sum.bytes > 0 {
+            self.words.add(event.index(), sum.count);
+            self.words.add(event.index() + 1, sum.bytes);
+        }
     }
 
     /// Counts the end of a bounced mapping of `size` bytes.  Any context.

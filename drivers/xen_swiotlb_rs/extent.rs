@@ -11,7 +11,6 @@ use dma_core::{
     Bundle,
     ClaimError,
     Held,
-    Leaving,
     Limits,
     Machine,
     Owner,
@@ -19,12 +18,12 @@ use dma_core::{
     Record,
     Request,
     Slots,
+    CHUNK_SLOTS,
     SLOT_SIZE, //
 };
 use kernel::{
     cpu::nr_cpu_ids,
-    prelude::*,
-    sync::Arc, //
+    prelude::*, //
 };
 use xen_dma::{
     atomic::{
@@ -67,7 +66,7 @@ pub(crate) struct Extent {
 impl Extent {
     /// Obtains an extent of `1 << order` pages below `1 << bits`.  [`ENOMEM`] if there is none.  May
     /// sleep.
-    pub(crate) fn new(order: u32, bits: u32, kind: Kind) -> Result<Arc<Self>> {
+    pub(crate) fn new(order: u32, bits: u32, kind: Kind) -> Result<Self> {
         let region = Region::new(order, bits, Way::Scattered)?;
         let count = region.size() / SLOT_SIZE as usize;
         let words = Words::for_slots(count)?;
@@ -76,7 +75,7 @@ impl Extent {
         let slots = Slots::new(words, region.base(), count, processors).ok_or(EINVAL)?;
         let mut near = PerCpu::new()?;
         near.fill(0, |cpu| slots.home(cpu) as u64);
-        let extent = Self {
+        Ok(Self {
             last: region.base().raw() + region.size() as u64 - 1,
             region,
             slots,
@@ -84,8 +83,7 @@ impl Extent {
             near,
             idle_since: Word::new(0),
             ledger: Ledger::new(count)?,
-        };
-        Ok(Arc::new(extent, GFP_KERNEL)?)
+        })
     }
 
     /// Size in bytes.
@@ -127,25 +125,20 @@ impl Extent {
         Some(at)
     }
 
-    /// Claims pages for up to `most` buffers of a list, as [`Extent::carry`] would for each.  Any
-    /// context.
-    #[inline]
-    pub(crate) fn claim_pages(&self, most: usize) -> Option<Bundle> {
-        self.slots.claim_pages(most, self.near())
+    /// Claims a run of this many slots for buffers of a list.  Any context.
+    pub(crate) fn claim_bundle(&self, slots: usize) -> Option<Bundle> {
+        let near = self.near();
+        let bundle = self.slots.claim_bundle(slots, near)?;
+        if slots <= CHUNK_SLOTS && bundle.chunk() != near {
+            self.near.set(0, bundle.chunk() as u64);
+        }
+        Some(bundle)
     }
 
-    /// As [`Extent::carry`], on a page that [`Extent::claim_pages`] claimed.
-    #[inline(always)]
-    pub(crate) fn carry_in(
-        &self,
-        bundle: &mut Bundle,
-        phys: Phys,
-        size: usize,
-        owner: Owner,
-    ) -> Option<Machine> {
-        let at = self.slots.carry_in(bundle, phys, size, owner)?;
-        self.ledger.claim(self.offset(at), size, owner);
-        Some(at)
+    /// As [`Extent::claim_bundle`], up to this many slots that are free where the processor was served
+    /// last.
+    pub(crate) fn claim_scattered(&self, most: usize) -> Option<Bundle> {
+        self.slots.claim_scattered(most, self.near())
     }
 
     /// Claims a run for a mapping and records it.  Any context.
@@ -191,13 +184,6 @@ impl Extent {
     pub(crate) fn release(&self, held: Held) {
         self.note_end(&held);
         complain(self.slots.free(held));
-    }
-
-    /// As [`Extent::release`], together with others of a list.  Any context.
-    #[inline(always)]
-    pub(crate) fn release_with(&self, leaving: &mut Leaving, held: Held) {
-        self.note_end(&held);
-        complain(self.slots.free_with(leaving, held));
     }
 
     /// Notes that a run is about to be freed.

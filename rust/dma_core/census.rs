@@ -44,7 +44,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     /// The slots set apart now: see [`Slots::most_set_apart`].
     #[inline]
     pub fn set_apart(&self) -> usize {
-        self.words.now_taken().wrapping_mul(CHUNK_SLOTS)
+        self.words.taken_now().wrapping_mul(CHUNK_SLOTS)
     }
 
     /// The most slots that were set apart at a time: all those of the chunks that were open for small

@@ -44,7 +44,11 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         let span = Span::new(request, self.words.chunks()).ok_or(ClaimError::Impossible)?;
 
         // Chunks that fell idle are left open as long as there are others.
-        let mut idle = false;
+        let free = self.words.chunks().saturating_sub(self.words.taken_now());
+        let mut idle = free < span.chunks();
+        if idle && free == 0 && !self.any_roomy() {
+            return Err(ClaimError::Full);
+        }
         for _ in 0..PASSES {
             let outcome = if span.chunks() <= WORD {
                 self.search_words(&span, idle)
@@ -149,16 +153,19 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         }
         self.words.took(place_of(free.count_ones()));
 
-        let mut open = bits & !free;
-        while open != 0 {
-            let chunk = place_of(open.trailing_zeros());
+        let open = bits & !free;
+        let mut rest = open;
+        while rest != 0 {
+            let chunk = place_of(rest.trailing_zeros());
             if !self.enlist(word.wrapping_mul(WORD).wrapping_add(chunk)) {
                 // What was enlisted up to here is like the others now.
-                self.give_in_word(word, bits & !open);
+                self.words.no_room_in(word, open & !rest);
+                self.give_in_word(word, bits & !rest);
                 return false;
             }
-            open &= open.wrapping_sub(1);
+            rest &= rest.wrapping_sub(1);
         }
+        self.words.no_room_in(word, open);
         true
     }
 

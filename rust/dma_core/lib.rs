@@ -48,6 +48,7 @@ pub mod placement;
 pub mod record;
 pub mod request;
 mod room;
+pub mod segment;
 pub mod slots;
 mod small;
 mod words;
@@ -61,5 +62,6 @@ pub use self::{
     placement::*,
     record::*,
     request::*,
+    segment::*,
     slots::*, //
 };

@@ -105,13 +105,23 @@ pub trait P2m {
         }
     }
 
-    /// Are the `count` frames from `pfn` on ordinary memory, backed by those from `mfn` on?
+    /// How many of the `count` frames from `pfn` on are ordinary memory, backed by those from `mfn` on
+    /// one after the other: all before the first that is not.
     #[inline]
-    fn follows(&self, pfn: Pfn, mfn: Mfn, count: u64) -> bool {
+    fn following(&self, pfn: Pfn, mfn: Mfn, count: u64) -> u64 {
         let frame = |number: u64, more: u64| number.wrapping_add(more);
-        (0..count).all(|n| {
-            self.ordinary(Pfn::new(frame(pfn.raw(), n))) == Some(Mfn::new(frame(mfn.raw(), n)))
-        })
+        let follows = |n: &u64| {
+            let (pfn, mfn) = (frame(pfn.raw(), *n), frame(mfn.raw(), *n));
+            self.ordinary(Pfn::new(pfn)) == Some(Mfn::new(mfn))
+        };
+        (0..count).find(|n| !follows(n)).unwrap_or(count)
+    }
+
+    /// Are the `count` frames from `pfn` on ordinary memory, whatever backs them?
+    #[inline]
+    fn all_ordinary(&self, pfn: Pfn, count: u64) -> bool {
+        let frame = |n| Pfn::new(pfn.raw().wrapping_add(n));
+        (0..count).all(|n| self.ordinary(frame(n)).is_some())
     }
 }
 
@@ -127,7 +137,12 @@ impl<T: P2m + ?Sized> P2m for &T {
     }
 
     #[inline]
-    fn follows(&self, pfn: Pfn, mfn: Mfn, count: u64) -> bool {
-        (**self).follows(pfn, mfn, count)
+    fn following(&self, pfn: Pfn, mfn: Mfn, count: u64) -> u64 {
+        (**self).following(pfn, mfn, count)
+    }
+
+    #[inline]
+    fn all_ordinary(&self, pfn: Pfn, count: u64) -> bool {
+        (**self).all_ordinary(pfn, count)
     }
 }

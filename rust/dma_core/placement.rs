@@ -30,8 +30,11 @@ use crate::{
 
 /// Why a buffer cannot go to the device as it is.
 ///
-/// If several reasons hold, the first in this order is reported: as long as the frames do not
-/// follow each other there is no machine address that could be judged for the rest.
+/// If several reasons hold, the first that comes to light is reported: a first page that is out of
+/// reach, then frames that do not follow each other, and then the limits of the whole, in this order. So
+/// what is out of reach where it begins, as most that bounces is, is known after a look at one page;
+/// and as long as the frames do not follow each other there is no machine address that could be judged
+/// for the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The administrator asked for it.
@@ -145,10 +148,59 @@ impl Bounces {
     };
 }
 
+/// Pages of a buffer that must bounce, of which nothing is known yet. The processor must be able to copy
+/// them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a page without memory cannot be copied"]
+pub struct Unseen {
+    pfn: Pfn,
+    count: u64,
+}
+
+impl Unseen {
+    /// All pages were looked at.
+    pub const NONE: Self = Self {
+        pfn: Pfn::new(0),
+        count: 0,
+    };
+
+    /// Looks at the pages.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Hole`] or [`Refusal::DeviceMemory`].
+    #[inline]
+    pub fn check(&self, p2m: &impl P2m) -> Result<(), Refusal> {
+        if self.count == 0 || p2m.all_ordinary(self.pfn, self.count) {
+            Ok(())
+        } else {
+            self.check_each(p2m)
+        }
+    }
+
+    /// As [`Unseen::check`], for pages of any kind: a hole anywhere counts first.
+    #[cold]
+    fn check_each(&self, p2m: &impl P2m) -> Result<(), Refusal> {
+        let mut device = false;
+        for more in 0..self.count {
+            let frame = p2m.frame(Pfn::new(self.pfn.raw().wrapping_add(more)));
+            frame.machine().ok_or(Refusal::Hole)?;
+            device |= matches!(frame, Frame::Identity(_));
+        }
+        if device {
+            Err(Refusal::DeviceMemory)
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// Where a buffer lies in machine space.
 struct Backing {
-    /// Its first byte, if it is in one piece.
-    whole: Option<Machine>,
+    /// Its first byte.
+    start: Machine,
+    /// Is it in one piece?
+    whole: bool,
     /// Is part of it device memory?
     device: bool,
 }
@@ -162,38 +214,6 @@ fn last(phys: Phys, size: usize) -> Result<Pfn, Refusal> {
     match phys.checked_add(rest) {
         Some(last) if last.raw() >> ADDRESS_BITS == 0 => Ok(last.pfn()),
         _ => Err(Refusal::Wraps),
-    }
-}
-
-/// Reads the p2m once for each page of the buffer; as long as there is a chance that it can be mapped.
-#[inline]
-fn backing(
-    p2m: &impl P2m,
-    phys: Phys,
-    size: usize,
-    limits: &Limits,
-    bounces: Bounces,
-) -> Result<Backing, Refusal> {
-    let (first, last) = (phys.pfn(), last(phys, size)?);
-    let Some(mfn) = p2m.ordinary(first) else {
-        return follow(p2m, phys, last, size > bounces.most);
-    };
-    let start = Machine::new(mfn.start().raw() | phys.page_offset());
-    let too_large = size > bounces.most;
-    if too_large && broken(limits, start, phys, wide(size)).is_some() {
-        return Err(Refusal::TooLarge);
-    }
-
-    let next = |number: u64| number.wrapping_add(1);
-    let more = last.raw().wrapping_sub(first.raw());
-    let (pfn, mfn) = (Pfn::new(next(first.raw())), Mfn::new(next(mfn.raw())));
-    if p2m.follows(pfn, mfn, more) {
-        Ok(Backing {
-            whole: Some(start),
-            device: false,
-        })
-    } else {
-        follow(p2m, phys, last, too_large)
     }
 }
 
@@ -217,9 +237,17 @@ fn follow(p2m: &impl P2m, phys: Phys, last: Pfn, too_large: bool) -> Result<Back
         device |= matches!(frame, Frame::Identity(_));
     }
     Ok(Backing {
-        whole: whole.then_some(Machine::new(start.raw() | phys.page_offset())),
+        start: Machine::new(start.raw() | phys.page_offset()),
+        whole,
         device,
     })
+}
+
+/// Is the first page of a buffer out of the device's reach, as far as the buffer lies on it?
+#[inline]
+fn begins_beyond(limits: &Limits, start: Machine, size: u64) -> bool {
+    let rest = PAGE_SIZE.wrapping_sub(start.page_offset());
+    !limits.reaches(start, if size < rest { size } else { rest })
 }
 
 /// The first of a device's limits that a machine range breaks.
@@ -273,24 +301,103 @@ pub fn place(
     limits: &Limits,
     bounces: Bounces,
 ) -> Placement {
-    let backing = match backing(p2m, phys, size, limits, bounces) {
+    match decide(p2m, phys, size, limits, bounces) {
+        (Placement::Bounce(reason), unseen) => match unseen.check(p2m) {
+            Ok(()) => Placement::Bounce(reason),
+            Err(refusal) => Placement::Refuse(refusal),
+        },
+        (placement, _) => placement,
+    }
+}
+
+/// As [`place`], but stops where it is clear that the buffer must bounce: the pages that were not looked
+/// at are to be checked before they are copied. So nothing is spent on them if there is no room.
+#[inline]
+pub fn decide(
+    p2m: &impl P2m,
+    phys: Phys,
+    size: usize,
+    limits: &Limits,
+    bounces: Bounces,
+) -> (Placement, Unseen) {
+    let refuse = |refusal| (Placement::Refuse(refusal), Unseen::NONE);
+    let (first, last) = match last(phys, size) {
+        Ok(last) => (phys.pfn().raw(), last.raw()),
+        Err(refusal) => return refuse(refusal),
+    };
+    let too_large = size > bounces.most;
+    let bounce = |reason, next: u64| {
+        if too_large {
+            return refuse(Refusal::TooLarge);
+        }
+        let (pfn, count) = (Pfn::new(next), last.wrapping_add(1).wrapping_sub(next));
+        (Placement::Bounce(reason), Unseen { pfn, count })
+    };
+
+    // Most buffers are ordinary memory all over.
+    if let Some(mfn) = p2m.ordinary(phys.pfn()).filter(|_| !bounces.forced) {
+        let start = Machine::new(mfn.start().raw() | phys.page_offset());
+        let next = |number: u64| number.wrapping_add(1);
+        if begins_beyond(limits, start, wide(size)) {
+            return bounce(Reason::Unreachable, next(first));
+        }
+        let whole = broken(limits, start, phys, wide(size));
+        if too_large && whole.is_some() {
+            return refuse(Refusal::TooLarge);
+        }
+        let more = last.wrapping_sub(first);
+        let (pfn, mfn) = (Pfn::new(next(first)), Mfn::new(next(mfn.raw())));
+        let following = p2m.following(pfn, mfn, more);
+        if following == more {
+            return match whole {
+                None => (Placement::Direct(start), Unseen::NONE),
+                Some(reason) => bounce(reason, next(last)),
+            };
+        }
+        let apart = next(first).wrapping_add(following);
+        if p2m.ordinary(Pfn::new(apart)).is_some() {
+            return bounce(Reason::Discontiguous, next(apart));
+        }
+    }
+    (place_any(p2m, phys, size, limits, bounces), Unseen::NONE)
+}
+
+/// As [`place`], for pages of any kind.
+#[cold]
+#[inline(never)]
+fn place_any(
+    p2m: &impl P2m,
+    phys: Phys,
+    size: usize,
+    limits: &Limits,
+    bounces: Bounces,
+) -> Placement {
+    let too_large = size > bounces.most;
+    let backing = last(phys, size).and_then(|last| follow(p2m, phys, last, too_large));
+    let Backing {
+        start,
+        whole,
+        device,
+    } = match backing {
         Ok(backing) => backing,
         Err(refusal) => return Placement::Refuse(refusal),
     };
-    let reason = match backing.whole {
-        // Device memory is never made to bounce.
-        Some(start) if backing.device || !bounces.forced => {
-            match broken(limits, start, phys, wide(size)) {
-                None => return Placement::Direct(start),
-                Some(reason) => reason,
-            }
+    // Device memory is never made to bounce.
+    let reason = if bounces.forced && !device {
+        Reason::Forced
+    } else if begins_beyond(limits, start, wide(size)) {
+        Reason::Unreachable
+    } else if !whole {
+        Reason::Discontiguous
+    } else {
+        match broken(limits, start, phys, wide(size)) {
+            None => return Placement::Direct(start),
+            Some(reason) => reason,
         }
-        _ if bounces.forced => Reason::Forced,
-        _ => Reason::Discontiguous,
     };
-    if backing.device {
+    if device {
         Placement::Refuse(Refusal::DeviceMemory)
-    } else if size > bounces.most {
+    } else if too_large {
         Placement::Refuse(Refusal::TooLarge)
     } else {
         Placement::Bounce(reason)
@@ -354,6 +461,6 @@ pub fn place_pages(
     let next = |number: u64| Pfn::new(number.wrapping_add(1));
     let more = last.raw().wrapping_sub(first.raw());
     let mfn = Mfn::new(mfn.raw().wrapping_add(1));
-    p2m.follows(next(first.raw()), mfn, more)
-        .then_some(Machine::new(start))
+    let whole = p2m.following(next(first.raw()), mfn, more) == more;
+    whole.then_some(Machine::new(start))
 }

@@ -7,6 +7,10 @@
 //! offset in the run. A record lives from the moment when that second word is written to the
 //! moment when somebody replaces it by zero, and only one can: that is how a double unmap is
 //! caught. Inner slots have no record, so looking one up walks back to the run's head.
+//!
+//! Buffers of a list may lie one after the other, so that the device sees them as one *segment*. Each
+//! has a record all the same. A bit of the first one says that it *leads*, and a bit of each other that
+//! it *follows* the one before it. The first one stands for the segment: who ends it, ends all.
 
 use crate::{
     addr::{
@@ -26,6 +30,8 @@ use crate::{
 };
 
 const LIVE: u64 = 1 << 63;
+const LEADS: u64 = 1 << 62;
+const FOLLOWS: u64 = 1 << 61;
 const KEEP_SHIFT: u32 = 56;
 const KEEP_MASK: u64 = 0x1f;
 const OWNER_SHIFT: u32 = 32;
@@ -76,11 +82,45 @@ impl Owner {
     }
 
     /// Is this the second word of a live record of this owner's, for a mapping that begins with its
-    /// run whatever the buffer's address is?
+    /// run whatever the buffer's address is, and that no other one follows or leads to?
     #[inline]
     pub(crate) const fn has_plain(self, word: u64) -> bool {
         word & !SIZE_MASK == self.0
     }
+
+    /// As [`Owner::has_plain`], for the first mapping of a segment, or for one that `follows`.
+    #[inline]
+    pub(crate) const fn has_listed(self, word: u64, follows: bool) -> bool {
+        word & !(SIZE_MASK | LEADS) == self.following(follows)
+    }
+
+    /// Marks that a mapping `follows` another one.
+    #[inline]
+    const fn following(self, follows: bool) -> u64 {
+        if follows {
+            self.0 | FOLLOWS
+        } else {
+            self.0
+        }
+    }
+
+    /// As [`Owner::live`], for a mapping of a list that begins with its run.
+    #[inline]
+    pub(crate) const fn listed(self, size: u64, follows: bool) -> u64 {
+        self.following(follows) | (size & SIZE_MASK)
+    }
+}
+
+/// The size of a mapping, from the second word of its record.
+#[inline]
+pub(crate) const fn size_of(word: u64) -> u64 {
+    word & SIZE_MASK
+}
+
+/// Is a mapping the first of several, by the second word of its record?
+#[inline]
+pub(crate) const fn is_leading(word: u64) -> bool {
+    word & LEADS != 0
 }
 
 /// How many low bits of the address are its offset in the run.
@@ -88,6 +128,12 @@ impl Owner {
 const fn keep_of(word: u64) -> u32 {
     // CAST: The value is masked to a few bits.
     ((word >> KEEP_SHIFT) & KEEP_MASK) as u32
+}
+
+/// The second word of a live record, which is the first of several from now on.
+#[inline]
+pub(crate) const fn leading(word: u64) -> u64 {
+    word | LEADS
 }
 
 /// A mapping that goes through an extent.
@@ -100,13 +146,15 @@ pub struct Record {
     first: usize,
     slots: usize,
     keep: u32,
+    /// Its place in a segment: [`LEADS`] and [`FOLLOWS`].
+    links: u64,
 }
 
 impl Record {
     /// The second word.
     #[inline]
     pub(crate) const fn encode(&self) -> u64 {
-        self.owner.live(self.size, self.keep)
+        self.owner.live(self.size, self.keep) | self.links
     }
 
     /// Decodes the words of the slot `first` of an extent at `base`; [`None`] if they are dead.
@@ -122,7 +170,10 @@ impl Record {
     #[inline]
     pub(crate) const fn of(base: Machine, first: usize, phys: u64, word: u64) -> Self {
         let (owner, keep) = (Owner::of(word), keep_of(word));
-        Self::new(base, first, Phys::new(phys), word & SIZE_MASK, owner, keep)
+        Self {
+            links: word & (LEADS | FOLLOWS),
+            ..Self::new(base, first, Phys::new(phys), word & SIZE_MASK, owner, keep)
+        }
     }
 
     #[inline]
@@ -145,7 +196,26 @@ impl Record {
             first,
             slots: slots_for(offset, size),
             keep,
+            links: 0,
         }
+    }
+
+    /// Is it the first of a segment of several?
+    #[inline]
+    pub const fn leads(&self) -> bool {
+        self.links & LEADS != 0
+    }
+
+    /// Does the device see it right behind another buffer of the same list, in the same segment?
+    #[inline]
+    pub const fn follows(&self) -> bool {
+        self.links & FOLLOWS != 0
+    }
+
+    /// The machine address behind the mapping's last byte.
+    #[inline]
+    pub const fn end(&self) -> Machine {
+        Machine::new(self.start.raw().wrapping_add(self.size))
     }
 
     /// The buffer that the run stands in for.

@@ -22,8 +22,10 @@ use crate::{
         around,
         count,
         longest,
+        low,
         place_of,
-        wide, //
+        wide,
+        WORD, //
     },
     words::Words, //
 };
@@ -49,6 +51,15 @@ fn room(word: u64) -> u64 {
 #[inline]
 const fn shift(chunk: usize) -> u32 {
     LANE.wrapping_mul(count(chunk & (LANES - 1)))
+}
+
+/// The bytes of the chunks whose bits are among the lowest eight.
+#[inline]
+const fn bytes_of(chunks: u64) -> u64 {
+    // Bit `n` of each byte, and of these that of byte `n`; then whether there is one.
+    let bits = chunks.wrapping_mul(ONES) & 0x8040_2010_0804_0201;
+    let high = bits.wrapping_add(!HIGH);
+    ((high & HIGH) >> (LANE - 1)).wrapping_mul(0xff)
 }
 
 /// A test for chunks that have a free run of a length, eight at a time.
@@ -115,6 +126,21 @@ impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
     pub(crate) fn no_room(&self, chunk: usize) {
         let byte = 0xffu64.wrapping_shl(shift(chunk));
         self.clear(self.room(chunk / LANES), byte);
+    }
+
+    /// As [`Words::no_room`], for these chunks among the 64 of a word of the taken bits.
+    pub(crate) fn no_room_in(&self, word: usize, chunks: u64) {
+        let first = self.room(word.wrapping_mul(WORD / LANES));
+        let mut rest = chunks;
+        let mut at = first;
+        while rest != 0 {
+            let bytes = bytes_of(rest & low(LANES));
+            if bytes != 0 {
+                self.clear(at, bytes);
+            }
+            rest = rest.wrapping_shr(count(LANES));
+            at = at.wrapping_add(1);
+        }
     }
 
     /// Makes a chunk's byte what its word says.

@@ -280,17 +280,22 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     }
 
     /// Ends the mapping that begins at the machine address `at`. Of several callers one succeeds.
-    /// Its bytes stay where they are until [`Slots::free`].
+    /// Its bytes stay where they are until [`Slots::free`]. A segment of several mappings ends by
+    /// [`Slots::retire_segment`] only.
     ///
     /// # Errors
     ///
-    /// As [`Slots::find`], and [`Misuse::NotHead`] for an address inside the mapping.
+    /// As [`Slots::find`], and [`Misuse::NotHead`] for an address inside the mapping, or inside the
+    /// segment that it is part of.
     pub fn retire(&self, at: Machine, owner: Owner) -> Result<Held, Misuse> {
         let found = self.find(at, owner)?;
-        if found.start() != at {
+        if found.start() != at || found.follows() {
             return Err(Misuse::NotHead {
-                head: found.start(),
+                head: self.head(found).start(),
             });
+        }
+        if found.leads() {
+            return Err(Misuse::NotMapped);
         }
         let Some([phys, rest]) = self.words.record(found.first()) else {
             return Err(Misuse::OutOfRange);
@@ -328,7 +333,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     }
 
     #[inline(always)]
-    fn release(&self, base: Machine, first: usize, slots: usize) -> usize {
+    pub(crate) fn release(&self, base: Machine, first: usize, slots: usize) -> usize {
         if base != self.base {
             slots
         } else if slots <= CHUNK_SLOTS {
@@ -341,6 +346,21 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     /// The chunk where a processor begins.
     pub fn home(&self, cpu: usize) -> usize {
         cpu.checked_rem(self.homes).unwrap_or(0)
+    }
+
+    /// The first record of the segment that a record is part of.
+    #[cold]
+    fn head(&self, record: Record) -> Record {
+        let mut head = record;
+        while head.follows() {
+            let before = Machine::new(head.start().raw().wrapping_sub(1));
+            match self.lookup(before) {
+                Ok(record) => head = record,
+                // The segment ends just now.
+                Err(_) => break,
+            }
+        }
+        head
     }
 
     /// The machine address of a slot.

@@ -274,26 +274,28 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         let mut idle = 0;
 
         for (lanes, room) in rooms.enumerate() {
-            let mut found = roomy.of(room.load());
-            while let Some((lane, others)) = next(found) {
-                found = others;
-                let chunk = lanes.wrapping_mul(LANES).wrapping_add(lane);
-                let word = self.words.chunk_word(first.wrapping_add(chunk));
-                if word.is_some_and(|word| word.load() == 0) {
-                    idle |= bit(chunk);
-                }
+            if roomy.of(room.load()) != 0 {
+                let before = lanes.wrapping_mul(LANES);
+                let empty = self.words.empty_from(first.wrapping_add(before));
+                idle |= empty.wrapping_shl(count(before));
             }
         }
         idle
     }
 
-    /// Makes an open chunk in which nothing is in use part of a large run.
+    /// May there be an open chunk in which nothing is in use?
+    pub(crate) fn any_roomy(&self) -> bool {
+        let roomy = AtLeast::new(CHUNK_SLOTS);
+        let all = |found, room: &W| found | roomy.of(room.load());
+        self.words.rooms().iter().fold(0, all) != 0
+    }
+
+    /// Makes an open chunk in which nothing is in use part of a large run. The caller owes
+    /// [`Words::no_room_in`](crate::words::Words).
+    #[inline]
     pub(crate) fn enlist(&self, chunk: usize) -> bool {
-        let enlisted = self.words.replace(self.words.chunk(chunk), 0, u64::MAX);
-        if enlisted.is_ok() {
-            self.words.no_room(chunk);
-        }
-        enlisted.is_ok()
+        let word = self.words.chunk_word(chunk);
+        word.is_some_and(|word| word.compare_exchange(0, u64::MAX).is_ok())
     }
 
     /// Frees a run of up to 64 slots. Returns how many of them were not in use.
@@ -320,7 +322,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     /// wrong.
     #[cold]
     #[inline(never)]
-    fn free_slowly(&self, chunk: usize, run: u64) -> usize {
+    pub(crate) fn free_slowly(&self, chunk: usize, run: u64) -> usize {
         let at = self.words.chunk(chunk);
         let old = self.words.load(at);
 

@@ -24,6 +24,7 @@ use crate::{
         Backing, //
     },
     bits::{
+        count,
         index,
         low,
         wide,
@@ -145,6 +146,23 @@ impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
         self.words.words().get(self.chunk(chunk))
     }
 
+    /// The chunks among the eight from `first` on, a multiple of eight, whose word is zero.
+    pub(crate) fn empty_from(&self, first: usize) -> u64 {
+        let bit = |lane: usize, word: &W| u64::from(word.load() == 0).wrapping_shl(count(lane));
+        if self.line_mask < LANES.wrapping_sub(1) {
+            let words = (0..LANES).filter_map(|lane| {
+                let chunk = first.wrapping_add(lane);
+                let word = self.chunk_word(chunk).filter(|_| chunk < self.chunks)?;
+                Some(bit(lane, word))
+            });
+            return words.fold(0, |all, one| all | one);
+        }
+        // One word of each of eight lines that follow each other.
+        let words = self.words.words().get(self.chunk(first)..).unwrap_or(&[]);
+        let words = words.iter().step_by(LINE).take(LANES).enumerate();
+        words.fold(0, |all, (lane, word)| all | bit(lane, word))
+    }
+
     /// The words of the bytes.
     pub(crate) fn rooms(&self) -> &[W] {
         let first = self.room(0);
@@ -240,9 +258,8 @@ impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
         self.update(at, |taken| taken.wrapping_sub(wide(chunks)));
     }
 
-    /// The chunks that are taken now.
-    #[inline]
-    pub(crate) fn now_taken(&self) -> usize {
+    /// The chunks that are taken now; a little behind while others take and give some.
+    pub(crate) fn taken_now(&self) -> usize {
         index(self.load(self.counts))
     }
 

@@ -448,6 +448,12 @@ impl TestDevice {
         unsafe { (*self.parameters.dma.get()).segment_boundary_mask = mask as usize };
     }
 
+    /// C: `dma_set_max_seg_size()`.
+    pub fn set_max_segment(&self, size: u32) {
+        // SAFETY: As in `set_boundary`.
+        unsafe { (*self.parameters.dma.get()).max_segment_size = size };
+    }
+
     /// C: `dma_set_min_align_mask()`.
     pub fn set_min_align(&self, mask: u32) {
         // SAFETY: As in `set_boundary`.

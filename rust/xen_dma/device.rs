@@ -8,7 +8,10 @@ use crate::{
     bindings,
     pages::Node, //
 };
-use dma_core::Limits;
+use dma_core::{
+    Limits,
+    SegmentLimits, //
+};
 use kernel::{
     device::Device,
     fmt,
@@ -57,6 +60,22 @@ pub fn page_reach(dev: &Device) -> Option<u64> {
 #[inline]
 pub fn segment_boundary(dev: &Device) -> u64 {
     Fields::read(raw(dev), 0).boundary
+}
+
+/// What the device takes as one segment of a list, under these limits.  Any context.
+/// C: `dma_get_max_seg_size()`.
+#[inline]
+pub fn segment_limits(dev: &Device, limits: &Limits) -> SegmentLimits {
+    const DEFAULT: u32 = 64 << 10;
+    // SAFETY: A live device.
+    let parameters = unsafe { (*raw(dev)).dma_parms };
+    let most = if parameters.is_null() {
+        0
+    } else {
+        // SAFETY: Bus code sets the pointer once, to memory that lives as long as the device.
+        unsafe { (*parameters).max_segment_size }
+    };
+    SegmentLimits::new(limits, if most == 0 { DEFAULT } else { most })
 }
 
 /// The low address bits that a bounce must keep.  Any context.  C: `dma_get_min_align_mask()`.

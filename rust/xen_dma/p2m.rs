@@ -10,6 +10,7 @@
 //! `__pfn_to_mfn()`.
 
 use crate::bindings;
+use core::arch::asm;
 use dma_core::{
     Frame,
     Machine,
@@ -163,29 +164,106 @@ impl P2m for LinearP2m {
     }
 
     #[inline]
-    fn follows(&self, pfn: Pfn, mfn: Mfn, count: u64) -> bool {
-        match pfn.raw().checked_add(count) {
-            Some(end) if end <= self.end => {}
-            _ => return false,
+    fn following(&self, pfn: Pfn, mfn: Mfn, count: u64) -> u64 {
+        let entries = self.covered(pfn, count);
+        // What the last frame may be: numbers that no frame has end it earlier.
+        let most = (1u64 << (ADDRESS_BITS - PAGE_SHIFT)).saturating_sub(mfn.raw());
+        let entries = entries.min(most);
+        let mut done = 0;
+        while entries.wrapping_sub(done) >= BLOCK {
+            // SAFETY: Below `entries`, so the table covers the block.
+            if unsafe { self.differences(at(pfn, done), mfn.raw().wrapping_add(done)) } != 0 {
+                break;
+            }
+            done = done.wrapping_add(BLOCK);
         }
-        if mfn.raw().wrapping_add(count) >> (ADDRESS_BITS - PAGE_SHIFT) != 0 {
+        while done < entries && self.entry(Pfn::new(at(pfn, done))) == mfn.raw().wrapping_add(done)
+        {
+            done = done.wrapping_add(1);
+        }
+        done
+    }
+
+    #[inline]
+    fn all_ordinary(&self, pfn: Pfn, count: u64) -> bool {
+        if self.covered(pfn, count) != count {
             return false;
         }
-        // The difference is constant where frames follow each other.
-        let ahead = mfn.raw().wrapping_sub(pfn.raw());
-        let (mut next, end) = (pfn.raw(), pfn.raw().wrapping_add(count));
-        // Eight at a time, so that the loop itself costs little.
-        while end.wrapping_sub(next) >= 8 {
-            let is = |n: u64| {
-                let pfn = next.wrapping_add(n);
-                ahead.wrapping_add(pfn) == self.entry(Pfn::new(pfn))
-            };
-            if !(is(0) && is(1) && is(2) && is(3) && is(4) && is(5) && is(6) && is(7)) {
-                return false;
-            }
-            next = next.wrapping_add(8);
+        let (mut all, mut done) = (0, 0);
+        while count.wrapping_sub(done) >= BLOCK {
+            // SAFETY: The table covers all of them.
+            all |= unsafe { self.bits(at(pfn, done)) };
+            done = done.wrapping_add(BLOCK);
         }
-        (next..end).all(|pfn| ahead.wrapping_add(pfn) == self.entry(Pfn::new(pfn)))
+        let rest = (done..count).fold(all, |all, n| all | self.entry(Pfn::new(at(pfn, n))));
+        rest >> (ADDRESS_BITS - PAGE_SHIFT) == 0
+    }
+}
+
+/// The number of the frame `more` behind another one.
+#[inline]
+fn at(pfn: Pfn, more: u64) -> u64 {
+    pfn.raw().wrapping_add(more)
+}
+
+/// Entries that are looked at together, so that a loop around them costs little.
+const BLOCK: u64 = 8;
+
+impl LinearP2m {
+    /// How many of the `count` entries from `pfn` on the table covers.
+    #[inline]
+    fn covered(self, pfn: Pfn, count: u64) -> u64 {
+        self.end.saturating_sub(pfn.raw()).min(count)
+    }
+
+    /// What differs between the entries of [`BLOCK`] frames and `mfn` and its followers; 0: nothing.
+    ///
+    /// # Safety
+    ///
+    /// The table covers the frames.
+    #[inline]
+    unsafe fn differences(self, pfn: u64, mfn: u64) -> u64 {
+        let differences;
+        // SAFETY: By this function's contract; another CPU may write an entry, as one store.
+        unsafe {
+            asm!(
+                "xor {all:e}, {all:e}",
+                ".irp n, 0, 1, 2, 3, 4, 5, 6, 7",
+                "lea {one}, [{mfn} + \\n]",
+                "xor {one}, [{entry} + 8 * \\n]",
+                "or {all}, {one}",
+                ".endr",
+                entry = in(reg) self.table.wrapping_add(pfn as usize),
+                mfn = in(reg) mfn,
+                one = out(reg) _,
+                all = out(reg) differences,
+                options(nostack, readonly),
+            )
+        };
+        differences
+    }
+
+    /// The bits that are set in any of the entries of [`BLOCK`] frames.
+    ///
+    /// # Safety
+    ///
+    /// The table covers the frames.
+    #[inline]
+    unsafe fn bits(self, pfn: u64) -> u64 {
+        let bits;
+        // SAFETY: As in `differences`.
+        unsafe {
+            asm!(
+                "mov {all}, [{entry}]",
+                ".irp n, 1, 2, 3, 4, 5, 6, 7",
+                "or {all}, [{entry} + 8 * \\n]",
+                ".endr",
+                entry = in(reg) self.table.wrapping_add(pfn as usize),
+                all = out(reg) bits,
+                options(nostack, readonly),
+            )
+        };
+        bits
     }
 }
 

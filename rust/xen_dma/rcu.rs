@@ -4,7 +4,7 @@
 //!
 //! A [`Table`] has places for values.  A reader keeps its processor, for the cost of two instructions, and
 //! never waits.  A value that is taken out is given to the taker once all readers that may still see it
-//! are done.  A reader who must sleep, or is at it for long, keeps a reference of its own.  The kernel
+//! are done.  A reader who must sleep, or is at it for long, keeps it without a section.  The kernel
 //! crate has neither this kind of section, nor a container.
 //!
 //! C: [`include/linux/rcupdate.h`](srctree/include/linux/rcupdate.h),
@@ -19,13 +19,15 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
+            Acquire,
             Atomic,
             Full,
-            Relaxed,
-            Release, //
-        },
-        Arc,
-        ArcBorrow, //
+            Relaxed, //
+        }, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     },
     types::NotThreadSafe, //
 };
@@ -107,7 +109,7 @@ const PLACES: usize = 256;
 
 /// A value of a [`Table`], which stays at least as long as this.  Whoever has one must not sleep.
 pub struct Reading<'a, T> {
-    value: &'a T,
+    guarded: &'a Guarded<T>,
     _section: Section,
 }
 
@@ -116,25 +118,56 @@ impl<T> Deref for Reading<'_, T> {
 
     #[inline(always)]
     fn deref(&self) -> &T {
-        self.value
+        &self.guarded.value
     }
 }
 
-impl<T> Reading<'_, T> {
-    /// Ends the reading, but for a reference that outlasts it.
-    pub fn into_kept(self) -> Arc<T> {
-        // SAFETY: A value of an `Arc`, of which the table owns a reference as long as the section lasts.
-        unsafe { ArcBorrow::from_raw(core::ptr::from_ref(self.value)) }.into()
+impl<'a, T> Reading<'a, T> {
+    /// Ends the reading, but keeps the value: who takes it out waits for that, too.  Whoever keeps one may
+    /// sleep, but not for long.
+    pub fn into_kept(self) -> Kept<'a, T> {
+        self.guarded.keepers.fetch_add(1, Full);
+        // INVARIANT: Counted above, while the section lasted.
+        Kept(self.guarded)
     }
+}
+
+/// A value of a [`Table`] that is kept without a section.
+///
+/// # Invariants
+///
+/// It is one of the value's keepers.
+pub struct Kept<'a, T>(&'a Guarded<T>);
+
+impl<T> Deref for Kept<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.0.value
+    }
+}
+
+impl<T> Drop for Kept<'_, T> {
+    fn drop(&mut self) {
+        // After this the value may be gone.
+        self.0.keepers.fetch_sub(1, Full);
+    }
+}
+
+/// A value, and how many keep it.
+struct Guarded<T> {
+    value: T,
+    keepers: Atomic<u64>,
 }
 
 /// Places for values, 256 of them, each empty at first.
 ///
 /// # Invariants
 ///
-/// A place holds null, or the address of a value of which the table owns a reference.
+/// A place holds null, or the address of a boxed value that the table owns.
 pub struct Table<T> {
-    places: KBox<[Atomic<*mut T>; PLACES]>,
+    places: KBox<[Atomic<*mut Guarded<T>>; PLACES]>,
 }
 
 // SAFETY: It owns values that are shared, and may end on any processor.
@@ -158,51 +191,60 @@ impl<T> Table<T> {
         let place = &self.places[usize::from(place)];
         let section = Section::new();
         // SAFETY: A live, aligned word, read at once; what is read through it depends on it.
-        let value = unsafe { place.as_ptr().read_volatile() };
-        // SAFETY: By the type invariant a live value, and `take` does not let go of it before the
+        let guarded = unsafe { place.as_ptr().read_volatile() };
+        // SAFETY: By the type invariant a boxed value, and `take` does not let go of it before the
         // section ends.
-        let value = unsafe { value.as_ref() }?;
+        let guarded = unsafe { guarded.as_ref() }?;
         Some(Reading {
-            value,
+            guarded,
             _section: section,
         })
     }
 
-    /// Puts a value into an empty place.  It comes back if the place is in use.  Any context.
-    /// C: `rcu_assign_pointer()`.
-    pub fn put(&self, place: u8, value: Arc<T>) -> Result<(), Arc<T>> {
+    /// Puts a value into an empty place.  [`EBUSY`] if the place is in use; the value ends then.  May
+    /// sleep.  C: `rcu_assign_pointer()`.
+    pub fn put(&self, place: u8, value: T) -> Result {
+        let keepers = Atomic::new(0);
+        let guarded = KBox::into_raw(KBox::new(Guarded { value, keepers }, GFP_KERNEL)?);
         let place = &self.places[usize::from(place)];
-        let value = Arc::into_raw(value).cast_mut();
-        // INVARIANT: If the place takes it, the table owns the reference from here on.
-        match place.cmpxchg(core::ptr::null_mut(), value, Full) {
-            Ok(_) => Ok(()),
+        // INVARIANT: If the place takes it, the table owns the value from here on.
+        if place.cmpxchg(core::ptr::null_mut(), guarded, Full).is_err() {
             // SAFETY: From `into_raw` above; the place did not take it.
-            Err(_) => Err(unsafe { Arc::from_raw(value) }),
+            drop(unsafe { KBox::from_raw(guarded) });
+            return Err(EBUSY);
         }
+        Ok(())
     }
 
-    /// Empties a place, and returns what was there when its last reader is done, but for those who keep it.  May sleep.
+    /// Empties a place, and returns what was there when nobody reads it or keeps it any more.  May sleep.
     /// C: `synchronize_rcu()`.
-    pub fn take(&self, place: u8) -> Option<Arc<T>> {
-        let value = self.places[usize::from(place)].xchg(core::ptr::null_mut(), Full);
-        if value.is_null() {
+    pub fn take(&self, place: u8) -> Option<T> {
+        let guarded = self.places[usize::from(place)].xchg(core::ptr::null_mut(), Full);
+        if guarded.is_null() {
             return None;
         }
         // SAFETY: May sleep, as the caller may.
         unsafe { bindings::synchronize_rcu() };
-        // SAFETY: By the type invariant; the place does not own the reference any more.
-        Some(unsafe { Arc::from_raw(value) })
+        // SAFETY: By the type invariant a boxed value, which nobody else lets go of.
+        let keepers = unsafe { &(*guarded).keepers };
+        // Nobody finds it any more, so they only become fewer.
+        while keepers.load(Acquire) > 0 {
+            fsleep(Delta::from_millis(1));
+        }
+        // SAFETY: The place does not own it any more; sections that saw it have ended, and so have those
+        // who kept it.
+        let guarded = unsafe { KBox::from_raw(guarded) };
+        Some(KBox::into_inner(guarded).value)
     }
 }
 
 impl<T> Drop for Table<T> {
     fn drop(&mut self) {
         for place in self.places.iter() {
-            let value = place.load(Relaxed);
-            if !value.is_null() {
-                place.store(core::ptr::null_mut(), Release);
+            let guarded = place.load(Relaxed);
+            if !guarded.is_null() {
                 // SAFETY: By the type invariant; nobody else knows the table any more.
-                drop(unsafe { Arc::from_raw(value) });
+                drop(unsafe { KBox::from_raw(guarded) });
             }
         }
     }

@@ -309,8 +309,10 @@ impl Region {
     /// DMA API vouches that the buffer is its own.  Any context.
     #[inline]
     pub fn copy_in(&self, offset: usize, from: Phys, size: usize) -> bool {
-        let (Some(at), Some(from)) = (self.within(offset, size), self.linear.range(from, size))
-        else {
+        let Some(at) = self.within(offset, size) else {
+            return false;
+        };
+        let Some(from) = self.linear.range(from, size) else {
             return false;
         };
         // SAFETY: Both ranges were checked; the view and the buffer are distinct memory.
@@ -395,7 +397,7 @@ fn fitting_base(pages: &Pages, order: u32, address_bits: u32) -> Option<Mfn> {
 /// As [`fitting_base`], for neighbours from `first` on.
 fn extent_base(p2m: LinearP2m, first: Pfn, order: u32, address_bits: u32) -> Option<Mfn> {
     let mfn = low_and_aligned(local_mfn(p2m, first)?, order, address_bits)?;
-    p2m.follows(first, mfn, 1 << order).then_some(mfn)
+    (p2m.following(first, mfn, 1 << order) == 1 << order).then_some(mfn)
 }
 
 /// A frame, if an extent that begins with it is aligned and ends below `1 << address_bits`.

@@ -84,6 +84,8 @@ mod crowd;
 mod ledger;
 #[path = "backend_limits.rs"]
 mod limits;
+#[path = "backend_lists.rs"]
+mod lists;
 #[path = "backend_streaming.rs"]
 mod streaming;
 #[path = "backend_syncs.rs"]

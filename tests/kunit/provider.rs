@@ -146,14 +146,11 @@ impl Provider for Tally {
         _attrs: Attrs,
     ) -> Result<usize> {
         self.note(Call::MapSg);
-        let mut mapped = 0;
-        for mut entry in list.entries() {
-            let size = entry.length();
-            let at = Self::seen(entry.phys(), size)?;
-            entry.set_dma(at, size);
-            mapped += 1;
+        let (buffers, mut segments) = list.to_map();
+        for (phys, size) in buffers {
+            segments.push(Self::seen(phys, size)?, size);
         }
-        Ok(mapped)
+        Ok(segments.end())
     }
 
     fn unmap_sg(&self, _dev: &Device, _list: ScatterList<'_>, _dir: Direction, _attrs: Attrs) {

@@ -10,7 +10,8 @@ use dma_core::{
     limits::Limits,
     p2m::{Frame, P2m, FOREIGN, IDENTITY, INVALID},
     placement::{
-        place, place_page, place_pages, Bounces, PagePlacement, Placement, Reason, Refusal,
+        decide, place, place_page, place_pages, Bounces, PagePlacement, Placement, Reason, Refusal,
+        Unseen,
     },
 };
 
@@ -89,8 +90,11 @@ fn expected(table: &Table, phys: u64, size: usize, device: &Device, bounces: Bou
 
     let is_device = (0..size as u64).any(|n| table.is_device(phys + n));
 
+    let on_first = (PAGE_SIZE - phys % PAGE_SIZE) as usize;
     let reason = if bounces.forced && !is_device {
         Reason::Forced
+    } else if bytes.iter().take(on_first).any(|byte| *byte > reach) {
+        Reason::Unreachable
     } else if bytes.windows(2).any(|pair| pair[0] + 1 != pair[1]) {
         Reason::Discontiguous
     } else if bytes.iter().any(|byte| *byte > reach) {
@@ -121,10 +125,32 @@ pub fn judge(table: &Table, phys: u64, size: usize, device: &Device, bounces: Bo
         ensure_eq!(got, want);
     }
 
+    judge_pieces(table, phys, size, &limits, bounces, got)?;
     if limits.only_reach_in_page() {
         let want = expected(table, phys, size, device, Bounces::AS_NEEDED);
         judge_page(table, phys, size, &limits, want)?;
         judge_pages(table, phys, size, device, want)?;
+    }
+    Ok(())
+}
+
+/// What is decided before all is looked at, and what the rest says, come to the same.
+fn judge_pieces(
+    table: &Table,
+    phys: u64,
+    size: usize,
+    limits: &Limits,
+    bounces: Bounces,
+    all: Placement,
+) -> Verdict {
+    let (placement, unseen) = decide(table, Phys::new(phys), size, limits, bounces);
+    match (placement, unseen.check(table)) {
+        (Placement::Bounce(_), Err(refusal)) => ensure_eq!(all, Placement::Refuse(refusal)),
+        (Placement::Bounce(reason), Ok(())) => ensure_eq!(all, Placement::Bounce(reason)),
+        (settled, _) => {
+            ensure_eq!(unseen, Unseen::NONE);
+            ensure_eq!(all, settled);
+        }
     }
     Ok(())
 }

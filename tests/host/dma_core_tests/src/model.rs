@@ -14,6 +14,8 @@ use dma_core::{
     request::{ClaimError, Request, CHUNK_SLOTS, SLOT_SIZE},
 };
 
+mod lists;
+
 /// Where the model's extent lies.
 pub const BASE: u64 = 0x4000_0000;
 
@@ -73,7 +75,7 @@ pub enum Step {
     Map(Ask),
     /// As the driver does: carried if it may be and there is room at hand, or else in two steps.
     Carry(Ask),
-    /// A list: pages for so many buffers like this one are claimed together, and some are used.
+    /// A list: room for so many buffers, of which this is one, is claimed together, and some is used.
     List(Ask, usize),
     /// The mapping with this number ends: by the short way, if that is asked for and allowed.
     Unmap(usize, bool),
@@ -92,6 +94,28 @@ struct Live {
     record: Record,
     /// Does it begin with its run, whatever its address?
     plain: bool,
+    /// Those behind it, in the same segment of a list.
+    followers: Vec<Record>,
+}
+
+impl Live {
+    fn alone(record: Record, plain: bool) -> Self {
+        Self {
+            record,
+            plain,
+            followers: Vec::new(),
+        }
+    }
+
+    /// All mappings of the segment.
+    fn records(&self) -> impl Iterator<Item = &Record> {
+        std::iter::once(&self.record).chain(&self.followers)
+    }
+}
+
+/// How many slots a buffer needs.
+fn slots_of(size: usize) -> usize {
+    size.div_ceil(SLOT_SIZE as usize)
 }
 
 /// An extent, and what should be in it.
@@ -212,7 +236,7 @@ impl Model {
             );
         }
         let plain = ask.min_align == 0;
-        self.live.push(Live { record, plain });
+        self.live.push(Live::alone(record, plain));
         Ok(())
     }
 
@@ -290,65 +314,7 @@ impl Model {
         let record = record.map_err(|misuse| format!("carried, but {misuse:?}"))?;
         ensure_eq!((record.start(), record.slots()), (at, slots));
         ensure_eq!((record.phys(), record.size()), (phys, ask.size as u64));
-        let plain = true;
-        self.live.push(Live { record, plain });
-        Ok(())
-    }
-
-    /// Carries buffers on pages that are claimed together; every fourth page is not used in the end.
-    fn list(&mut self, ask: &Ask, count: usize) -> Verdict {
-        const PAGE_SLOTS: usize = (PAGE_SIZE / SLOT_SIZE) as usize;
-        let near = self.near[ask.cpu % self.near.len()];
-        let chunk = near % (self.used.len() / CHUNK_SLOTS) * CHUNK_SLOTS;
-        let pages = (chunk..chunk + CHUNK_SLOTS).step_by(PAGE_SLOTS);
-        let free = pages
-            .filter(|first| self.free(*first..first + PAGE_SLOTS))
-            .count();
-        let empty = self.free(chunk..chunk + CHUNK_SLOTS);
-
-        let Some(mut bundle) = self.extent.claim_pages(count, near) else {
-            ensure!(count == 0 || free == 0 || empty, "{free} pages in {chunk}");
-            return Ok(());
-        };
-        let (phys, owner) = (Phys::new(ask.phys / SLOT_SIZE * SLOT_SIZE), ask.owner());
-        let size = SLOT_SIZE as usize + 1 + ask.size % SLOT_SIZE as usize;
-        // What does not need a page is for the other ways.
-        let small = SLOT_SIZE as usize;
-        ensure_eq!(self.extent.carry_in(&mut bundle, phys, small, owner), None);
-        for _ in 0..free.min(count) * 3 / 4 {
-            let at = self.extent.carry_in(&mut bundle, phys, size, owner);
-            let at = at.ok_or("a page is missing")?;
-            let first = ((at.raw() - BASE) / SLOT_SIZE) as usize;
-            ensure_eq!(at.raw() % PAGE_SIZE, 0);
-            ensure_eq!(first / CHUNK_SLOTS * CHUNK_SLOTS, chunk);
-            self.take(first, PAGE_SLOTS)?;
-            let record = self.extent.find(at, owner);
-            let record = record.map_err(|misuse| format!("carried, but {misuse:?}"))?;
-            ensure_eq!((record.phys(), record.size()), (phys, size as u64));
-            let plain = true;
-            self.live.push(Live { record, plain });
-        }
-        ensure_eq!(self.extent.return_pages(bundle), 0);
-        Ok(())
-    }
-
-    /// Ends mappings together.
-    fn unmap_list(&mut self, at: usize, count: usize) -> Verdict {
-        let mut leaving = Leaving::default();
-        for _ in 0..count.min(self.live.len()) {
-            let Live { record, plain } = self.live.swap_remove(at % self.live.len());
-            let (start, owner) = (record.start(), record.owner());
-            let held = if plain {
-                self.extent.retire_plain(start, owner).ok_or("not plain")?
-            } else {
-                let held = self.extent.retire(start, owner);
-                held.map_err(|why| format!("{why:?}"))?
-            };
-            let first = ((held.run().raw() - BASE) / SLOT_SIZE) as usize;
-            self.used[first..first + held.slots()].fill(false);
-            ensure_eq!(self.extent.free_with(&mut leaving, held), 0);
-        }
-        ensure_eq!(self.extent.free_leaving(leaving), 0);
+        self.live.push(Live::alone(record, true));
         Ok(())
     }
 
@@ -366,7 +332,8 @@ impl Model {
         if self.live.is_empty() {
             return Ok(());
         }
-        let Live { record, plain } = self.live.swap_remove(at % self.live.len());
+        let live = self.live.swap_remove(at % self.live.len());
+        let (record, plain) = (live.record, live.plain && live.followers.is_empty());
         let (start, owner) = (record.start(), record.owner());
         let other = Owner::new(owner.raw() ^ 1).expect("a small number");
         let last = Machine::new(start.raw() + record.size() - 1);
@@ -386,6 +353,26 @@ impl Model {
             ensure!(extent.retire_plain(last, owner).is_none(), "{last:?}");
         }
 
+        for follower in &live.followers {
+            let inner = follower.start();
+            ensure_eq!(extent.find(inner, owner), Ok(*follower));
+            ensure_eq!(
+                extent.retire(inner, owner).unwrap_err(),
+                Misuse::NotHead { head: start }
+            );
+            ensure!(extent.retire_plain(inner, owner).is_none(), "{inner:?}");
+            let segment = extent.retire_segment(inner, owner, |_, _, _| ());
+            ensure!(segment.is_none(), "{inner:?}");
+        }
+
+        if !live.followers.is_empty() {
+            ensure_eq!(extent.retire(start, owner).unwrap_err(), Misuse::NotMapped);
+            let mut leaving = Leaving::default();
+            let ended = self.end_segment(&live)?;
+            ensure_eq!(self.extent.free_with(&mut leaving, ended), 0);
+            ensure_eq!(self.extent.free_leaving(leaving), 0);
+            return Ok(());
+        }
         let held = if !short {
             extent
                 .retire(start, owner)
@@ -415,7 +402,8 @@ impl Model {
         let covers = |record: &Record| {
             (record.start().raw()..record.start().raw() + record.size()).contains(&at)
         };
-        let want = self.live.iter().map(|live| live.record).find(covers);
+        let mut records = self.live.iter().flat_map(Live::records);
+        let want = records.find(|record| covers(record)).copied();
         let size = self.used.len() as u64 * SLOT_SIZE;
         let owner = want.map_or(Owner::new(0).expect("a number"), |record| record.owner());
         let found = self.extent.find(Machine::new(at), owner);
