@@ -142,9 +142,9 @@ impl BusEvents for Devices {
                 quiet.device(),
                 "xen_swiotlb_rs: its driver is gone but left {left} mappings; kept, the module stays loaded\n"
             );
-            return;
+        } else {
+            let _ = served.detach(quiet);
         }
-        let _ = served.detach(quiet);
         served.provider().forget_driver();
     }
 
