@@ -24,7 +24,7 @@ from problem import Problem
 EMULATOR = "qemu-system-x86_64"
 # With XSAVE, emulated, vector registers are lost now and then when Xen switches between domains: in a
 # guest 10 of 400 SHA-256 sums of the same 2 MB in memory were wrong, without XSAVE none.
-PROCESSOR = "max,xsave=off"
+PROCESSOR = "max,xsave=off,avx=off,avx2=off,fma=off,f16c=off,vaes=off,vpclmulqdq=off"
 # One instruction takes one nanosecond of guest time, and string copies count one a byte,
 # hence no ERMS; QEMU cannot count around the timer set-up that Xen does with x2APIC.
 ICOUNT = [
