@@ -26,11 +26,16 @@ pub(crate) const BLOCK: usize = PAGE_SIZE << ORDER;
 /// How many blocks are looked at.
 const COUNT: usize = 96;
 
-/// Pages that are traded with Xen and come back with other frames: 64 MiB.
-const TRADED_ORDER: u32 = 14;
+/// How many of them are traded with Xen at first, and come back with frames from anywhere; and at most.
+/// A block that lies low enough as it is, is not traded.
+const TRADED: usize = 8;
+const TRADED_MOST: usize = 40;
 
-/// Any frames will do.
-const ANYWHERE_BITS: u32 = 40;
+/// The largest torn span that is needed: 16 MiB.
+const TORN: usize = 4;
+
+/// An extent below 4 GiB, which most blocks are not.
+const TRADED_BITS: u32 = 32;
 
 /// How far from its ends a torn span is torn, at least, so that a part of it is torn, too.
 const MARGIN: usize = 4 * PAGE_SIZE;
@@ -41,14 +46,26 @@ pub(crate) struct Blocks(KVec<Buffer>);
 /// Bytes that follow each other in Linux: of blocks that do.
 pub(crate) struct Span {
     blocks: Range<usize>,
-    /// Where they do not follow each other in the machine, if they do not.
+    /// A place where they do not follow each other in the machine, if they do not.
     pub(crate) tear: Option<usize>,
 }
 
 impl Blocks {
-    /// Takes what the page allocator gives.  May sleep.
+    /// Takes what the page allocator gives, some of it torn.  May sleep.
     pub(crate) fn new() -> Result<Self> {
-        drop(Region::new(TRADED_ORDER, ANYWHERE_BITS, Way::Scattered)?);
+        let mut traded = TRADED;
+        loop {
+            trade(traded)?;
+            let blocks = Self::take()?;
+            if blocks.find(TORN, false, true).is_some() || traded == TRADED_MOST {
+                return Ok(blocks);
+            }
+            pr_info!("no torn memory after {traded} blocks were traded: once more\n");
+            traded += TRADED;
+        }
+    }
+
+    fn take() -> Result<Self> {
         let mut blocks = KVec::<Buffer>::with_capacity(COUNT, GFP_KERNEL)?;
         for _ in 0..COUNT {
             let block = Buffer::new(ORDER)?;
@@ -60,23 +77,23 @@ impl Blocks {
         Ok(Self(blocks))
     }
 
-    /// `count` blocks that are neighbours for Linux, and for the machine if they are to be `whole`.
-    /// With `above`, no byte of them lies below 4 GiB.
+    /// `count` blocks that are neighbours for Linux, and for the machine if they are to be `whole`; if
+    /// not, they are torn somewhere inside.  With `above`, no byte of them lies below 4 GiB.
     pub(crate) fn find(&self, count: usize, whole: bool, above: bool) -> Option<Span> {
+        let inner = MARGIN..count * BLOCK - MARGIN;
         (0..=self.0.len().checked_sub(count)?)
             .map(|first| first..first + count)
-            .find(|blocks| {
-                let inner = MARGIN..count * BLOCK - MARGIN;
-                self.neighbours(blocks.clone())
-                    && match self.tear(blocks.clone()) {
-                        None => whole,
-                        Some(tear) => !whole && inner.contains(&tear),
-                    }
-                    && (!above || self.pages(blocks.clone()).all(is_high))
-            })
-            .map(|blocks| Span {
-                tear: self.tear(blocks.clone()),
-                blocks,
+            .filter(|blocks| self.neighbours(blocks.clone()))
+            .filter(|blocks| !above || self.pages(blocks.clone()).all(is_high))
+            .find_map(|blocks| {
+                let mut tears = self.tears(blocks.clone());
+                let tear = if whole {
+                    tears.next().is_none().then_some(None)
+                } else {
+                    tears.find(|tear| inner.contains(tear)).map(Some)
+                };
+                drop(tears);
+                tear.map(|tear| Span { blocks, tear })
             })
     }
 
@@ -96,18 +113,14 @@ impl Blocks {
         blocks.flat_map(|block| self.0[block].machine_pages())
     }
 
-    /// The first byte that does not follow the one before it in the machine; it is on a page's start.
-    fn tear(&self, blocks: Range<usize>) -> Option<usize> {
-        let mut pages = self.pages(blocks);
-        let mut last = pages.next()?;
-        for (number, page) in (1..).zip(pages) {
+    /// The bytes that do not follow the one before them in the machine; each is at a page's start.
+    fn tears(&self, blocks: Range<usize>) -> impl Iterator<Item = usize> + '_ {
+        let next_pages = self.pages(blocks.clone()).skip(1);
+        (1..)
+            .zip(self.pages(blocks).zip(next_pages))
             // CAST: Widens.
-            if last.checked_add(PAGE_SIZE as u64) != Some(page) {
-                return Some(number * PAGE_SIZE);
-            }
-            last = page;
-        }
-        None
+            .filter(|(_, (page, next))| page.checked_add(PAGE_SIZE as u64) != Some(*next))
+            .map(|(number, _)| number * PAGE_SIZE)
     }
 
     pub(crate) fn phys(&self, span: &Span) -> Phys {
@@ -140,4 +153,16 @@ impl Blocks {
 
 fn is_high(page: Machine) -> bool {
     page.raw() > u64::from(u32::MAX)
+}
+
+/// Gives `count` blocks other frames.  They are what the page allocator then gives first.
+fn trade(count: usize) -> Result {
+    let mut traded = KVec::with_capacity(count, GFP_KERNEL)?;
+    for _ in 0..count {
+        traded.push(
+            Region::new(ORDER, TRADED_BITS, Way::Neighbours)?,
+            GFP_KERNEL,
+        )?;
+    }
+    Ok(())
 }
