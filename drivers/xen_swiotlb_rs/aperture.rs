@@ -367,7 +367,11 @@ impl Aperture {
         let reach = limits.reach();
         // CAST: Only places, and the one behind the last, are stored.
         let ordinary = ORDINARY.start..self.end.load() as u8;
-        let narrow = NARROW.filter(|_| reach < ORDINARY_REACH);
+        let narrow = NARROW.take(if reach < ORDINARY_REACH {
+            usize::MAX
+        } else {
+            0
+        });
         let mut why = NoRoom::Unreachable;
         for place in Iterator::chain(ordinary, narrow) {
             let Some(extent) = self.extents.read(place) else {

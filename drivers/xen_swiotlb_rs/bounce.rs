@@ -185,10 +185,17 @@ impl Backend {
             let extent = extent.into_kept();
             return self.end_other(dev, &extent, addr, size, copy);
         }
-        match extent.slots.retire_plain(addr, self.streaming) {
-            Some(held) => self.finish(dev, &extent, addr, held, size, copy),
-            None => self.end_other(dev, &extent, addr, size, copy),
+        let Some(held) = extent.slots.retire_plain(addr, size, self.streaming) else {
+            return self.end_other(dev, &extent, addr, size, copy);
+        };
+        let offset = extent.offset(addr);
+        if copy {
+            extent.region.copy_out(offset, held.phys(), size);
         }
+        extent.ledger.free(offset, size, self.streaming);
+        complain(held.free());
+        // CAST: Widens.
+        self.counters.unbounced(size as u64);
     }
 
     /// As [`Backend::end_bounce`], for mappings of any kind, or none.
@@ -207,7 +214,12 @@ impl Backend {
             return complain(extent.slots.free_leaving(leaving));
         }
         match extent.slots.retire(addr, self.streaming) {
-            Ok(held) => self.finish(dev, extent, addr, held, size, copy),
+            Ok(held) => {
+                self.copy_back(dev, extent, addr, &held, size, copy);
+                let mapped = held.size();
+                extent.release(held);
+                self.counters.unbounced(mapped);
+            }
             Err(misuse) => self.misuse(dev, "unmap", size, misuse.into()),
         }
     }
@@ -251,50 +263,7 @@ impl Backend {
         Some(sum)
     }
 
-    /// Copies the bytes of a mapping that was ended, and frees its run.
-    #[inline(always)]
-    fn finish(
-        &self,
-        dev: &Device,
-        extent: &Extent,
-        addr: Machine,
-        held: Held,
-        size: usize,
-        copy: bool,
-    ) {
-        // CAST: A mapping's size came as a `usize`.
-        if held.size() as usize != size {
-            return self.finish_other(dev, extent, addr, held, size, copy);
-        }
-        if copy {
-            let offset = extent.offset(addr);
-            extent.region.copy_out(offset, held.phys(), size);
-        }
-        extent.release(held);
-        // CAST: Widens.
-        self.counters.unbounced(size as u64);
-    }
-
-    /// As [`Backend::finish`], if the size is not the mapping's.
-    #[cold]
-    #[inline(never)]
-    fn finish_other(
-        &self,
-        dev: &Device,
-        extent: &Extent,
-        addr: Machine,
-        held: Held,
-        size: usize,
-        copy: bool,
-    ) {
-        self.copy_back(dev, extent, addr, &held, size, copy);
-        let mapped = held.size();
-        extent.release(held);
-        self.counters.unbounced(mapped);
-    }
-
     /// With `copy`, copies the bytes of a mapping that was ended to the original: those asked for.
-    #[inline(always)]
     pub(crate) fn copy_back(
         &self,
         dev: &Device,

@@ -277,7 +277,8 @@ impl Backend {
 
     pub(crate) fn free_coherent(&self, dev: &Device, size: usize, at: Machine) {
         let store = &self.shared.coherent;
-        let ended = match store.pool.release(at, self.coherent) {
+        let whole = size.next_multiple_of(PAGE_SIZE);
+        let ended = match store.pool.release(at, whole, self.coherent) {
             Some(Ok(freed)) => {
                 if freed.spare {
                     store.hurry();

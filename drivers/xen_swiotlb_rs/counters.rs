@@ -394,18 +394,14 @@ impl Counters {
 
     /// Mappings bounced, for any reason.
     pub(crate) fn bounces(&self) -> u64 {
-        Reason::ALL
-            .iter()
-            .map(|&reason| self.get(Event::Bounce(reason)))
-            .sum()
+        let bounces = Reason::ALL.map(|reason| Event::Bounce(reason).index());
+        self.words.sum_of(bounces)
     }
 
     /// Bytes that were bounced, for any reason.
     pub(crate) fn bounced_bytes(&self) -> u64 {
-        Reason::ALL
-            .iter()
-            .map(|&reason| self.get(Event::BounceBytes(reason)))
-            .sum()
+        let bytes = Reason::ALL.map(|reason| Event::BounceBytes(reason).index());
+        self.words.sum_of(bytes)
     }
 
     /// Ends of mappings, direct and bounced.

@@ -374,7 +374,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     pub fn return_bundle(&self, bundle: Bundle) -> usize {
         let next = bundle.chunk.wrapping_add(1);
         let missing = if bundle.more > 0 {
-            self.release(self.base, next.wrapping_mul(CHUNK_SLOTS), bundle.more)
+            self.release(next.wrapping_mul(CHUNK_SLOTS), bundle.more)
         } else {
             0
         };
@@ -391,7 +391,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     pub fn free_with(&self, leaving: &mut Leaving, ended: Ended) -> usize {
         let slots = ended.end.wrapping_sub(ended.first);
         if slots > CHUNK_SLOTS && ended.count == 1 {
-            return self.release(self.base, ended.first, slots);
+            return self.release(ended.first, slots);
         }
         let mut missing = 0usize;
         let mut first = ended.first;

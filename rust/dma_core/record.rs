@@ -81,14 +81,19 @@ impl Owner {
         self.0 | ((keep as u64) << KEEP_SHIFT) | (size & SIZE_MASK)
     }
 
-    /// Is this the second word of a live record of this owner's, for a mapping that begins with its
-    /// run whatever the buffer's address is, and that no other one follows or leads to?
+    /// The second word of a live record of this owner's, for a mapping that begins with its run whatever
+    /// the buffer's address is, and that no other one follows or leads to. [`None`] if no mapping can
+    /// have this size.
     #[inline]
-    pub(crate) const fn has_plain(self, word: u64) -> bool {
-        word & !SIZE_MASK == self.0
+    pub(crate) const fn plain(self, size: u64) -> Option<u64> {
+        if size > SIZE_MASK {
+            return None;
+        }
+        Some(self.0 | size)
     }
 
-    /// As [`Owner::has_plain`], for the first mapping of a segment, or for one that `follows`.
+    /// Is this the second word of a live record of this owner's, for a mapping of a list that begins
+    /// with its run, and that is the first of a segment, or one that `follows`?
     #[inline]
     pub(crate) const fn has_listed(self, word: u64, follows: bool) -> bool {
         word & !(SIZE_MASK | LEADS) == self.following(follows)
@@ -355,20 +360,6 @@ impl Held {
             phys,
             size,
             slots: slots_for(kept(phys, keep_of(word)), size),
-            owner: Owner::of(word),
-        }
-    }
-
-    /// As [`Held::new`], for a mapping that began with its run.
-    #[inline]
-    pub(crate) const fn plain(base: Machine, first: usize, phys: u64, word: u64) -> Self {
-        let (phys, size) = (Phys::new(phys), word & SIZE_MASK);
-        Self {
-            base,
-            first,
-            phys,
-            size,
-            slots: slots_for(0, size),
             owner: Owner::of(word),
         }
     }

@@ -127,6 +127,36 @@ pub struct Slots<W, B> {
     pub(crate) homes: usize,
 }
 
+/// As [`Held`], of a mapping that began with its run; it knows its extent. It must be freed, or its run
+/// is lost.
+#[must_use = "the run of a mapping that is dropped is never free again"]
+pub struct HeldPlain<'a, W, B> {
+    of: &'a Slots<W, B>,
+    first: usize,
+    phys: Phys,
+    slots: usize,
+}
+
+impl<W: AtomicWord, B: Backing<W>> HeldPlain<'_, W, B> {
+    /// The buffer that the run stood in for.
+    #[inline]
+    pub const fn phys(&self) -> Phys {
+        self.phys
+    }
+
+    /// The slots of the run.
+    #[inline]
+    pub const fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// As [`Slots::free`].
+    #[inline(always)]
+    pub fn free(self) -> usize {
+        self.of.release(self.first, self.slots)
+    }
+}
+
 impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     /// How many words [`Slots::new`] needs for an extent of `slots`, besides a record for each slot.
     #[inline]
@@ -259,7 +289,10 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     /// Gives back a run that was not published. Returns how many of its slots were not in use: not
     /// 0 means that the extent's state is corrupt.
     pub fn cancel(&self, run: Run) -> usize {
-        self.release(run.base, run.first, run.slots)
+        if run.base != self.base {
+            return run.slots;
+        }
+        self.release(run.first, run.slots)
     }
 
     /// Finds the mapping that the machine address `at` is part of.
@@ -309,34 +342,46 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         Ok(Held::new(self.base, found.first(), phys.load(), live))
     }
 
-    /// The common case of [`Slots::retire`]: a mapping that begins where its run does, because its
-    /// buffer's address bits were not to be kept. [`None`] if it is not known for one.
+    /// The common case of [`Slots::retire`]: a mapping of just this size that begins where its run
+    /// does, because its buffer's address bits were not to be kept. [`None`] if it is not known for one.
     #[inline(always)]
-    pub fn retire_plain(&self, at: Machine, owner: Owner) -> Option<Held> {
+    pub fn retire_plain(
+        &self,
+        at: Machine,
+        size: usize,
+        owner: Owner,
+    ) -> Option<HeldPlain<'_, W, B>> {
         let inside = at.raw().wrapping_sub(self.base.raw());
-        let slot = index(inside >> SLOT_SHIFT);
-        let [phys, rest] = self.words.record(slot)?;
-        let live = rest.load();
-
-        if !owner.has_plain(live) || inside & (SLOT_SIZE - 1) != 0 {
+        if inside & (SLOT_SIZE - 1) != 0 {
             return None;
         }
+        let first = index(inside >> SLOT_SHIFT);
+        let live = owner.plain(wide(size))?;
+        let [phys, rest] = self.words.record(first)?;
+
+        // What such a mapping's record says is known, so that it need not be read first.
         rest.compare_exchange(live, 0).ok()?;
-        Some(Held::plain(self.base, slot, phys.load(), live))
+        Some(HeldPlain {
+            of: self,
+            first,
+            phys: Phys::new(phys.load()),
+            slots: slots_for(0, wide(size)),
+        })
     }
 
     /// Frees the slots of a mapping that was retired. Returns how many of them were not in use: not
     /// 0 means that the extent's state is corrupt.
     #[inline(always)]
     pub fn free(&self, held: Held) -> usize {
-        self.release(held.base, held.first, held.slots())
+        if held.base != self.base {
+            return held.slots();
+        }
+        self.release(held.first, held.slots())
     }
 
     #[inline(always)]
-    pub(crate) fn release(&self, base: Machine, first: usize, slots: usize) -> usize {
-        if base != self.base {
-            slots
-        } else if slots <= CHUNK_SLOTS {
+    pub(crate) fn release(&self, first: usize, slots: usize) -> usize {
+        if slots <= CHUNK_SLOTS {
             self.free_small(first, slots)
         } else {
             self.free_large(first, slots)

@@ -169,9 +169,17 @@ impl<const N: usize> PerCpu<N> {
 
     /// The sum over all processors; wraps.  What others add meanwhile may be in it or not.
     pub fn sum(&self, index: usize) -> u64 {
-        self.each(index).fold(0, |sum, word| {
-            // SAFETY: A live word, read at once.
-            sum.wrapping_add(unsafe { word.read_volatile() })
+        self.sum_of([index])
+    }
+
+    /// The sum of several words over all processors; as [`PerCpu::sum`].
+    pub fn sum_of<const M: usize>(&self, indices: [usize; M]) -> u64 {
+        let offsets = indices.map(|index| if index < N { index } else { 0 });
+        self.each(0).fold(0, |sum, first| {
+            offsets.iter().fold(sum, |sum, offset| {
+                // SAFETY: One of the `N` live words, read at once.
+                sum.wrapping_add(unsafe { first.add(*offset).read_volatile() })
+            })
         })
     }
 }

@@ -83,20 +83,16 @@ impl Drop for Section {
     #[inline(always)]
     fn drop(&mut self) {
         if PLAIN_COUNT {
-            let waited: u8;
             // SAFETY: Ends what `new` began, by the type invariant.
             unsafe {
                 asm!(
                     "dec dword ptr gs:[rip + {count}]",
-                    "setz {waited}",
+                    "jz {late}",
                     count = sym bindings::__preempt_count,
-                    waited = out(reg_byte) waited,
+                    late = label { Self::end_late() },
                     options(nostack),
                 )
             };
-            if waited != 0 {
-                Self::end_late();
-            }
         } else {
             // SAFETY: As above.
             unsafe { bindings::preempt_enable() };

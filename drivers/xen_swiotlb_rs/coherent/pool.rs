@@ -206,24 +206,28 @@ impl Pool {
         })
     }
 
-    /// Frees the run that begins at `at`.  [`None`] if the pool does not reach there.  Any context.
-    pub(crate) fn release(&self, at: Machine, owner: Owner) -> Option<Result<Freed, Wrong>> {
+    /// Frees the run that begins at `at`, of `size` bytes unless that is wrong.  [`None`] if the pool does
+    /// not reach there.  Any context.
+    pub(crate) fn release(
+        &self,
+        at: Machine,
+        size: usize,
+        owner: Owner,
+    ) -> Option<Result<Freed, Wrong>> {
         let mut extents = self.extents.lock();
         let extent = find(&mut extents, at)?;
-        let held = match extent.slots.retire_plain(at, owner) {
-            Some(held) => Ok(held),
-            None => extent.slots.retire(at, owner),
+        let (freed, strays) = match extent.slots.retire_plain(at, size, owner) {
+            Some(held) => (size, held.free()),
+            None => match extent.slots.retire(at, owner) {
+                // CAST: It came as a `usize`.
+                Ok(held) => (held.size() as usize, extent.slots.free(held)),
+                Err(misuse) => return Some(Err(misuse.into())),
+            },
         };
-        let held = match held {
-            Ok(held) => held,
-            Err(misuse) => return Some(Err(misuse.into())),
-        };
-        // CAST: It came as a `usize`.
-        let size = held.size() as usize;
-        complain(extent.slots.free(held));
-        extent.free += size;
+        complain(strays);
+        extent.free += freed;
         let spare = extent.is_idle() && idle(&extents) > SPARE;
-        Some(Ok(Freed { size, spare }))
+        Some(Ok(Freed { size: freed, spare }))
     }
 
     /// The region that a run lies in, and where in it.  Any context.

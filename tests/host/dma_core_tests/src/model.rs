@@ -338,19 +338,23 @@ impl Model {
         let other = Owner::new(owner.raw() ^ 1).expect("a small number");
         let last = Machine::new(start.raw() + record.size() - 1);
         let extent = &self.extent;
+        let size = record.size() as usize;
 
         ensure_eq!(extent.find(last, owner), Ok(record));
         ensure_eq!(
             extent.retire(start, other).unwrap_err(),
             Misuse::NotOwner { owner }
         );
-        ensure!(extent.retire_plain(start, other).is_none(), "{start:?}");
+        ensure!(
+            extent.retire_plain(start, size, other).is_none(),
+            "{start:?}"
+        );
         if last != start {
             ensure_eq!(
                 extent.retire(last, owner).unwrap_err(),
                 Misuse::NotHead { head: start }
             );
-            ensure!(extent.retire_plain(last, owner).is_none(), "{last:?}");
+            ensure!(extent.retire_plain(last, size, owner).is_none(), "{last:?}");
         }
 
         for follower in &live.followers {
@@ -360,7 +364,10 @@ impl Model {
                 extent.retire(inner, owner).unwrap_err(),
                 Misuse::NotHead { head: start }
             );
-            ensure!(extent.retire_plain(inner, owner).is_none(), "{inner:?}");
+            ensure!(
+                extent.retire_plain(inner, size, owner).is_none(),
+                "{inner:?}"
+            );
             let segment = extent.retire_segment(inner, owner, |_, _, _| ());
             ensure!(segment.is_none(), "{inner:?}");
         }
@@ -373,23 +380,40 @@ impl Model {
             ensure_eq!(self.extent.free_leaving(leaving), 0);
             return Ok(());
         }
-        let held = if !short {
-            extent
-                .retire(start, owner)
-                .map_err(|why| format!("{why:?}"))?
-        } else if plain {
-            extent.retire_plain(start, owner).ok_or("not plain")?
+        for wrong in [0, size - 1, size + 1, size | 1 << 32] {
+            ensure!(
+                extent.retire_plain(start, wrong, owner).is_none(),
+                "{start:?}, {wrong}"
+            );
+        }
+        let (phys, slots, strays) = if short && plain {
+            let held = extent.retire_plain(start, size, owner).ok_or("not plain")?;
+            ensure!(
+                extent.retire_plain(start, size, owner).is_none(),
+                "{start:?}"
+            );
+            ensure_eq!(extent.retire(start, owner).unwrap_err(), Misuse::NotMapped);
+            (held.phys(), held.slots(), held.free())
         } else {
-            ensure!(extent.retire_plain(start, owner).is_none(), "{start:?}");
-            extent
+            if !plain {
+                ensure!(
+                    extent.retire_plain(start, size, owner).is_none(),
+                    "{start:?}"
+                );
+            }
+            let held = extent
                 .retire(start, owner)
-                .map_err(|why| format!("{why:?}"))?
+                .map_err(|why| format!("{why:?}"))?;
+            ensure_eq!(held.size(), record.size());
+            ensure!(
+                extent.retire_plain(start, size, owner).is_none(),
+                "{start:?}"
+            );
+            ensure_eq!(extent.retire(start, owner).unwrap_err(), Misuse::NotMapped);
+            (held.phys(), held.slots(), extent.free(held))
         };
-        ensure_eq!((held.phys(), held.size()), (record.phys(), record.size()));
-        ensure_eq!(held.slots(), record.slots());
-        ensure_eq!(extent.retire(start, owner).unwrap_err(), Misuse::NotMapped);
-        ensure!(extent.retire_plain(start, owner).is_none(), "{start:?}");
-        ensure_eq!(extent.free(held), 0);
+        ensure_eq!((phys, slots), (record.phys(), record.slots()));
+        ensure_eq!(strays, 0);
 
         let first = ((start.raw() - BASE) / SLOT_SIZE) as usize;
         // A large run may begin with slots before its first byte.

@@ -49,10 +49,10 @@ fn open(extent: &Extent) {
 }
 
 /// Ends a mapping as the driver does as a rule.
-fn end(extent: &Extent, at: Machine, phys: u64, owner: Owner) {
-    let held = extent.retire_plain(at, owner).unwrap();
+fn end(extent: &Extent, at: Machine, phys: u64, size: usize, owner: Owner) {
+    let held = extent.retire_plain(at, size, owner).unwrap();
     assert_eq!((held.phys().raw(), held.slots()), (phys, 2));
-    assert_eq!(extent.free(held), 0);
+    assert_eq!(held.free(), 0);
 }
 
 fn disjoint(one: &Run, two: &Run) {
@@ -225,7 +225,7 @@ fn two_are_carried() {
         for (at, phys, owner) in carried {
             if let Some(at) = at {
                 assert_eq!(extent.find(at, owner).unwrap().phys().raw(), phys);
-                end(&extent, at, phys, owner);
+                end(&extent, at, phys, 4096, owner);
             }
         }
         whole(&extent);
@@ -242,14 +242,14 @@ fn one_is_carried_in_the_place_of_another() {
         assert_eq!((old.raw(), rest.start().raw()), (0, 2 * SLOT_SIZE));
 
         let other = extent.clone();
-        let thread = thread::spawn(move || end(&other, old, 0x5000, owner(1)));
+        let thread = thread::spawn(move || end(&other, old, 0x5000, 4096, owner(1)));
         let new = extent.carry(Phys::new(0x9000), 4095, owner(2), 0);
         assert!(new.is_none() || new == Some(old));
         thread.join().unwrap();
 
-        assert!(extent.retire_plain(old, owner(1)).is_none());
+        assert!(extent.retire_plain(old, 4096, owner(1)).is_none());
         let new = new.or_else(|| extent.carry(Phys::new(0x9000), 4095, owner(2), 0));
-        end(&extent, new.unwrap(), 0x9000, owner(2));
+        end(&extent, new.unwrap(), 0x9000, 4095, owner(2));
         assert_eq!(extent.cancel(rest), 0);
         whole(&extent);
     });
@@ -263,13 +263,13 @@ fn one_is_carried_beside_another_that_ends() {
         let old = extent.carry(Phys::new(0x5000), 4096, owner(1), 0).unwrap();
 
         let other = extent.clone();
-        let thread = thread::spawn(move || end(&other, old, 0x5000, owner(1)));
+        let thread = thread::spawn(move || end(&other, old, 0x5000, 4096, owner(1)));
         let new = extent.carry(Phys::new(0x9000), 4096, owner(2), 0);
         thread.join().unwrap();
 
         assert_eq!(extent.used(), if new.is_some() { 62 } else { 60 });
         if let Some(at) = new {
-            end(&extent, at, 0x9000, owner(2));
+            end(&extent, at, 0x9000, 4096, owner(2));
         }
         assert_eq!(extent.cancel(rest), 0);
         whole(&extent);
@@ -282,7 +282,7 @@ fn a_carried_mapping_is_seen_whole() {
     model(|extent| {
         open(&extent);
         let old = extent.carry(Phys::new(0x5000), 4096, owner(1), 0).unwrap();
-        end(&extent, old, 0x5000, owner(1));
+        end(&extent, old, 0x5000, 4096, owner(1));
 
         let other = extent.clone();
         let thread = thread::spawn(move || match other.find(old, owner(1)) {
@@ -309,7 +309,7 @@ fn seized_or_carried() {
         let theirs = thread.join().unwrap();
         assert!(seized.is_none() || theirs.is_err());
         match theirs {
-            Ok(Ok(at)) => end(&extent, at, 0x5000, owner(1)),
+            Ok(Ok(at)) => end(&extent, at, 0x5000, 4096, owner(1)),
             Ok(Err(run)) => assert_eq!(extent.cancel(run), 0),
             Err(error) => assert_eq!(error, ClaimError::Full),
         }

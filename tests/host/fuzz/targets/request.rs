@@ -155,9 +155,9 @@ impl Scene {
         assert_eq!(first / CHUNK_SLOTS, near % (self.used.len() / CHUNK_SLOTS));
         assert!(!self.used[first..first + slots].contains(&true), "{at:?}");
         assert_eq!(self.extent.find(at, owner).unwrap().phys(), phys);
-        let held = self.extent.retire_plain(at, owner).unwrap();
-        assert_eq!((held.phys(), held.size()), (phys, size as u64));
-        assert_eq!(self.extent.free(held), 0);
+        let held = self.extent.retire_plain(at, size, owner).unwrap();
+        assert_eq!((held.phys(), held.slots()), (phys, slots));
+        assert_eq!(held.free(), 0);
     }
 
     /// Everything can be given back, and then the extent is as it was.
