@@ -26,6 +26,7 @@ use kernel::{
 };
 use xen_dma::{
     bus::PciWatch,
+    int_param::value,
     p2m::{
         Domain,
         LinearP2m, //
@@ -104,19 +105,27 @@ impl kernel::Module for Driver {
             pr_err!("{name}={value} is out of range; give {low} to {high}\n");
             Err(EINVAL)
         };
-        let megabytes = *module_parameters::aperture_mb.value();
+        let megabytes = value(module_parameters::aperture_mb.value());
         let megabytes = within("aperture_mb", megabytes, 1..=MAX_APERTURE_MB)?;
-        let most = *module_parameters::aperture_max_mb.value();
+        let most = value(module_parameters::aperture_max_mb.value());
         let most = within("aperture_max_mb", most, 0..=MAX_APERTURE_MB)?;
-        let low_water = within("low_water", *module_parameters::low_water.value(), 1..=50)?;
-        let idle = within("idle_s", *module_parameters::idle_s.value(), 1..=86400)?;
+        let low_water = within(
+            "low_water",
+            value(module_parameters::low_water.value()),
+            1..=50,
+        )?;
+        let idle = within(
+            "idle_s",
+            value(module_parameters::idle_s.value()),
+            1..=86400,
+        )?;
         // CAST: Both widen.
         let bounds = Bounds {
             maximum: (most as usize) << 20,
             low_water: low_water as usize,
             idle_ms: i64::from(idle) * 1000,
         };
-        let force = match *module_parameters::force_bounce.value() {
+        let force = match value::<u8>(module_parameters::force_bounce.value()) {
             0 => false,
             1 => true,
             other => {

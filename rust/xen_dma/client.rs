@@ -8,6 +8,7 @@
 //!
 //! C: [`include/linux/dma-mapping.h`](srctree/include/linux/dma-mapping.h).
 
+use self::faux::FauxDevice;
 use crate::{
     bindings,
     device::raw,
@@ -37,10 +38,11 @@ use dma_core::{
     Machine,
     Phys, //
 };
+#[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
+use kernel::ThisModule;
 use kernel::{
     device::Device,
     error::to_result,
-    faux,
     page::PAGE_SIZE,
     prelude::*,
     types::Opaque, //
@@ -381,18 +383,33 @@ pub fn sgtable_bytes(dev: &Device, memory: Coherent, size: usize) -> Result<usiz
 
 /// The module of tests that are built into the kernel: none.
 #[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
-pub fn built_in() -> &'static kernel::ThisModule {
-    use kernel::ThisModule;
+pub struct BuiltIn;
 
+#[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
+impl BuiltIn {
     // SAFETY: Null stands for code that is built in.
-    static BUILT_IN: ThisModule = unsafe { ThisModule::from_ptr(core::ptr::null_mut()) };
+    const MODULE: ThisModule = unsafe { ThisModule::from_ptr(core::ptr::null_mut()) };
+}
+
+#[cfg(all(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST, not(linux_7_2)))]
+impl kernel::ModuleMetadata for BuiltIn {
+    const NAME: &'static CStr = c"xen_swiotlb_rs_kunit";
+    const THIS_MODULE: ThisModule = Self::MODULE;
+}
+
+/// The module of [`BuiltIn`].
+#[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
+pub fn built_in() -> &'static ThisModule {
+    static BUILT_IN: ThisModule = BuiltIn::MODULE;
     &BUILT_IN
 }
+
+pub mod faux;
 
 /// A device without hardware, to map for.  No driver is bound to it.
 pub struct TestDevice {
     // Ends before the parameters that it points to.
-    faux: faux::Registration,
+    faux: FauxDevice,
     parameters: Pin<KBox<Parameters>>,
 }
 
@@ -407,7 +424,7 @@ struct Parameters {
 impl TestDevice {
     /// Makes a device.  May sleep.
     pub fn new(name: &'static CStr) -> Result<Self> {
-        let faux = faux::Registration::new(name, None)?;
+        let faux = FauxDevice::new(name)?;
         let parameters = KBox::pin_init(
             pin_init!(Parameters {
                 dma <- Opaque::ffi_init(|slot: *mut bindings::device_dma_parameters| {
@@ -433,7 +450,7 @@ impl TestDevice {
 
     /// The device.
     pub fn device(&self) -> &Device {
-        self.faux.as_ref()
+        self.faux.device()
     }
 
     /// Sets the mask for coherent memory, whether the backend likes it or not.

@@ -8,7 +8,7 @@
 //! - Xen memory: [`p2m`], [`region`], and the exchange behind it;
 //! - for tests, the API's other side: `client`, and what its calls take: `measure`;
 //! - devices and plumbing: [`device`], [`irq_lock`], [`atomic`], [`per_cpu`], [`rcu`], [`shrinker`],
-//!   [`text_param`].
+//!   [`int_param`], [`text_param`].
 
 pub mod atomic;
 pub mod attach;
@@ -19,6 +19,7 @@ pub mod client;
 pub mod deferred;
 pub mod device;
 mod exchange;
+pub mod int_param;
 pub mod irq_lock;
 #[cfg(xen_dma_client)]
 pub mod measure;

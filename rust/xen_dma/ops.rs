@@ -23,6 +23,7 @@ use dma_core::{
 };
 use kernel::{
     device::Device,
+    dma::DataDirection,
     ffi::{
         c_int,
         c_ulong, //
@@ -40,25 +41,31 @@ pub fn peer_memory() -> Error {
 /// Kept as C's number, so that who does not look at it does not pay for it.  The DMA API lets no
 /// number through but those of the constants; another one would stand for both ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Direction(bindings::dma_data_direction);
+pub struct Direction(u32);
 
 impl Direction {
     /// Both ways.
-    pub const BIDIRECTIONAL: Self = Self(bindings::dma_data_direction_DMA_BIDIRECTIONAL);
+    pub const BIDIRECTIONAL: Self = Self(DataDirection::Bidirectional as u32);
     /// The device reads.
-    pub const TO_DEVICE: Self = Self(bindings::dma_data_direction_DMA_TO_DEVICE);
+    pub const TO_DEVICE: Self = Self(DataDirection::ToDevice as u32);
     /// The device writes.
-    pub const FROM_DEVICE: Self = Self(bindings::dma_data_direction_DMA_FROM_DEVICE);
+    pub const FROM_DEVICE: Self = Self(DataDirection::FromDevice as u32);
 
     #[inline]
     pub(crate) const fn from_raw(raw: bindings::dma_data_direction) -> Self {
-        Self(raw)
+        // SAFETY: An enum of C's is such a number, be that bindgen's type for it or inside that.
+        Self(unsafe { (&raw const raw).cast::<u32>().read() })
     }
 
     /// As C has it.
     #[cfg(any(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST, xen_dma_client))]
     pub(crate) const fn to_raw(self) -> bindings::dma_data_direction {
-        self.0
+        // SAFETY: As above; every number is a value of either type.
+        unsafe {
+            (&raw const self.0)
+                .cast::<bindings::dma_data_direction>()
+                .read()
+        }
     }
 
     /// Whether the device may have written, so that the CPU's copy must be refreshed.

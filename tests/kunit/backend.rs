@@ -185,7 +185,7 @@ impl Bench {
         // As PCI sets it: without it no mapping would go the short way.
         device.set_boundary(MASK_32);
         let backend = Backend::new(shared.clone())?;
-        let attachment = Attachment::new(device.device(), backend, &crate::THIS_MODULE)?;
+        let attachment = Attachment::new(device.device(), backend, client::built_in())?;
         attachment.attach(&Quiet::lock(device.device())?)?;
         client::set_masks(device.device(), mask)?;
         let dev = device.device().into();

@@ -13,5 +13,9 @@ mod p2m;
 mod provider;
 mod region;
 
+/// The module that `#[vtable]` asks for from Linux 7.3 on.
+#[cfg(not(linux_7_2))]
+use xen_dma::client::BuiltIn as LocalModule;
+
 /// What log lines of the suites begin with.
 const __LOG_PREFIX: &[u8] = b"xen_swiotlb_rs_kunit\0";

@@ -13,7 +13,6 @@ use dma_core::{
 };
 use kernel::{
     device::Device,
-    faux,
     page::Page,
     prelude::*,
     sync::atomic::{
@@ -25,6 +24,7 @@ use xen_dma::{
     attach::Attachment,
     client::{
         self,
+        faux::FauxDevice,
         Buffer,
         List,
         TestDevice, //
@@ -479,9 +479,9 @@ mod tests {
     #[test]
     fn a_device_with_a_driver_is_left_alone() -> Result {
         // The faux bus binds a driver of its own.
-        let bound = faux::Registration::new(c"xen-dma-provider-bound", None)?;
+        let bound = FauxDevice::new(c"xen-dma-provider-bound")?;
         for _ in 0..3 {
-            check!(Quiet::lock(bound.as_ref()).err() == Some(EBUSY));
+            check!(Quiet::lock(bound.device()).err() == Some(EBUSY));
         }
         Ok(())
     }

@@ -24,9 +24,10 @@ use kernel::{
     prelude::*,
     str::CString, //
 };
-
 use xen_dma::atomic::Words;
 
+#[path = "../edu_table.rs"]
+mod edu_table;
 mod fill;
 mod patterns;
 mod rows;
@@ -54,26 +55,7 @@ struct Bench {
     _folder: Dir,
 }
 
-kernel::pci_device_table!(
-    PCI_TABLE,
-    MODULE_PCI_TABLE,
-    <Bench as pci::Driver>::IdInfo,
-    [(candidates(), ())]
-);
-
-/// Devices that may be ours.  The kernel crate has no name for QEMU's vendor number and takes
-/// none without a name, so this goes by the class, "unclassified, other".
-const fn candidates() -> pci::DeviceId {
-    const CLASS_OTHER: u32 = 0x00_ff00;
-    const CLASS_MASK: u32 = 0xff_ff00;
-    pci::DeviceId::from_class(CLASS_OTHER, CLASS_MASK)
-}
-
-fn is_edu(pdev: &pci::Device) -> bool {
-    const VENDOR: u16 = 0x1234;
-    const DEVICE: u16 = 0x11e8;
-    pdev.vendor_id().as_raw() == VENDOR && pdev.device_id() == DEVICE
-}
+edu_table::edu_table!();
 
 /// Bytes for each MiB of an aperture of 64 MiB.
 fn bookkeeping() -> Result<usize> {
@@ -89,10 +71,10 @@ impl pci::Driver for Bench {
 
     fn probe<'bound>(
         pdev: &'bound pci::Device<Core<'_>>,
-        _info: &'bound Self::IdInfo,
+        _info: edu_table::Info<'bound>,
     ) -> impl PinInit<Self, Error> + 'bound {
         pin_init::pin_init_scope(move || {
-            if !is_edu(pdev) {
+            if !edu_table::is_edu(pdev) {
                 return Err(ENODEV);
             }
             let dev = pdev.as_ref();

@@ -22,9 +22,12 @@ use kernel::{
     str::CStr,
     InPlaceModule, //
 };
+use xen_dma::int_param::value;
 
 mod cases;
 mod device;
+#[path = "../edu_table.rs"]
+mod edu_table;
 mod tally;
 
 module! {
@@ -74,12 +77,7 @@ impl InPlaceModule for EduModule {
 
 struct EduDriver;
 
-kernel::pci_device_table!(
-    PCI_TABLE,
-    MODULE_PCI_TABLE,
-    <EduDriver as pci::Driver>::IdInfo,
-    [(device::candidates(), ())]
-);
+edu_table::edu_table!();
 
 impl pci::Driver for EduDriver {
     type IdInfo = ();
@@ -89,9 +87,9 @@ impl pci::Driver for EduDriver {
 
     fn probe<'bound>(
         pdev: &'bound pci::Device<Core<'_>>,
-        _info: &'bound Self::IdInfo,
+        _info: edu_table::Info<'bound>,
     ) -> impl PinInit<Self, Error> + 'bound {
-        if !device::is_edu(pdev) {
+        if !edu_table::is_edu(pdev) {
             return Err(ENODEV);
         }
         test(pdev).inspect_err(|_| TOTALS.add_failed())?;
@@ -103,7 +101,7 @@ impl pci::Driver for EduDriver {
 fn test(pdev: &pci::Device<Core<'_>>) -> Result {
     const MAX_ROUNDS: u32 = 1000;
 
-    let rounds = *module_parameters::rounds.value();
+    let rounds = value::<u32>(module_parameters::rounds.value());
     if !(1..=MAX_ROUNDS).contains(&rounds) {
         dev_err!(
             pdev,
@@ -113,7 +111,7 @@ fn test(pdev: &pci::Device<Core<'_>>) -> Result {
     }
 
     let mut session = Session::new(Edu::new(pdev)?)?;
-    let large = *module_parameters::large_mb.value() as usize;
+    let large = value::<u32>(module_parameters::large_mb.value()) as usize;
     let outcome = session.run(rounds, large << 20);
     let tally = session.finish(outcome);
     TOTALS.add(&tally);

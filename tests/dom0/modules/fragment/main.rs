@@ -6,7 +6,10 @@
 //! The rest is given back when the module is removed.  Needs no device.
 
 use kernel::prelude::*;
-use xen_dma::client::Buffer;
+use xen_dma::{
+    client::Buffer,
+    int_param::value, //
+};
 
 module! {
     type: Fragment,
@@ -30,7 +33,7 @@ impl kernel::Module for Fragment {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         const PAGES_PER_MB: usize = 256;
 
-        let wanted = *module_parameters::take_mb.value() as usize * PAGES_PER_MB;
+        let wanted = value::<u32>(module_parameters::take_mb.value()) as usize * PAGES_PER_MB;
         let mut held = KVVec::with_capacity(wanted, GFP_KERNEL)?;
         while held.len() < wanted {
             held.push(Buffer::new(0)?, GFP_KERNEL)?;

@@ -5,9 +5,12 @@
 //! Given back when the module is removed.  Needs no device.
 
 use kernel::prelude::*;
-use xen_dma::region::{
-    Region,
-    Way, //
+use xen_dma::{
+    int_param::value,
+    region::{
+        Region,
+        Way, //
+    }, //
 };
 
 module! {
@@ -45,7 +48,7 @@ impl kernel::Module for Hog {
         }
         let total: usize = held.iter().map(Region::size).sum();
 
-        let leave = *module_parameters::leave_kb.value() as usize * 1024;
+        let leave = value::<u32>(module_parameters::leave_kb.value()) as usize * 1024;
         let mut left = 0;
         // The smallest came last.
         while left < leave {

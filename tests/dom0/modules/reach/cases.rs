@@ -25,6 +25,7 @@ use kernel::{
 };
 use xen_dma::{
     client,
+    int_param::value,
     ops::{
         Attrs,
         Direction, //
@@ -128,7 +129,7 @@ impl<'a> Session<'a> {
 
     /// Ends the session.
     pub(crate) fn finish(self, outcome: Result) -> Rows {
-        if outcome == Err(ETIMEDOUT) || *crate::module_parameters::leave.value() != 0 {
+        if outcome == Err(ETIMEDOUT) || value::<u8>(crate::module_parameters::leave.value()) != 0 {
             // The device may still touch it.
             core::mem::forget(self.blocks);
         }

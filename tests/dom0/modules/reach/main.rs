@@ -30,11 +30,14 @@ use kernel::{
         CString, //
     }, //
 };
+use xen_dma::int_param::value;
 
 mod blocks;
 mod cases;
 #[path = "../edu/device.rs"]
 mod device;
+#[path = "../edu_table.rs"]
+mod edu_table;
 mod rows;
 
 kernel::module_pci_driver! {
@@ -66,12 +69,7 @@ struct Reach {
     _folder: Dir,
 }
 
-kernel::pci_device_table!(
-    PCI_TABLE,
-    MODULE_PCI_TABLE,
-    <Reach as pci::Driver>::IdInfo,
-    [(device::candidates(), ())]
-);
+edu_table::edu_table!();
 
 impl pci::Driver for Reach {
     type IdInfo = ();
@@ -81,21 +79,21 @@ impl pci::Driver for Reach {
 
     fn probe<'bound>(
         pdev: &'bound pci::Device<Core<'_>>,
-        _info: &'bound Self::IdInfo,
+        _info: edu_table::Info<'bound>,
     ) -> impl PinInit<Self, Error> + 'bound {
         pin_init::pin_init_scope(move || {
-            if !device::is_edu(pdev) {
+            if !edu_table::is_edu(pdev) {
                 return Err(ENODEV);
             }
             let registers = Phys::new(pdev.resource_start(0)?);
             let edu = Edu::new(pdev)?;
-            let rows = if *module_parameters::mask_only.value() != 0 {
+            let rows = if value::<u8>(module_parameters::mask_only.value()) != 0 {
                 let mut rows = Rows::new();
                 cases::required_mask(pdev.as_ref(), &mut rows)?;
                 rows
             } else {
                 let mut session = Session::new(edu, registers)?;
-                let outcome = match *module_parameters::leave.value() {
+                let outcome = match value::<u8>(module_parameters::leave.value()) {
                     0 => session.run(),
                     _ => session.leave(),
                 };
