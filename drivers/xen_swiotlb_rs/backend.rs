@@ -404,10 +404,13 @@ impl Provider for Backend {
     /// all that the host has.  A mask that leaves behind what is mapped is refused.
     fn supported(&self, dev: &Device, mask: u64) -> bool {
         if device::narrows(dev, mask) && self.counters.mapped() > self.left_behind.load() {
-            dev_warn!(
-                dev,
-                "xen_swiotlb_rs: a mask of {mask:#x} refused: it is narrower than before, and mappings are in use\n"
-            );
+            let times = self.counters.note(Event::Misuse(Wrong::Mask));
+            if worth_a_line(times) {
+                dev_warn!(
+                    dev,
+                    "xen_swiotlb_rs: a mask of {mask:#x} refused: it is narrower than before, and mappings are in use (seen {times} times)\n"
+                );
+            }
             return false;
         }
         let limits = device::limits_for(dev, mask);

@@ -225,7 +225,7 @@ impl Backend {
         copy: bool,
     ) -> Option<Sum> {
         let owner = self.streaming;
-        let end = extent.offset(addr).wrapping_add(size);
+        let end = extent.offset(addr).saturating_add(size);
         let ended = extent
             .slots
             .retire_segment(addr, owner, |offset, phys, mapped| {
