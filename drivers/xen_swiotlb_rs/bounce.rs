@@ -185,7 +185,7 @@ impl Backend {
             let extent = extent.into_kept();
             return self.end_other(dev, &extent, addr, size, copy);
         }
-        match extent.slots.retire_plain(addr, self.streaming) {
+        match extent.slots.retire_plain(addr, self.hasty) {
             Some(held) => self.finish(dev, &extent, addr, held, size, copy),
             None => self.end_other(dev, &extent, addr, size, copy),
         }
@@ -207,6 +207,9 @@ impl Backend {
             return complain(extent.slots.free_leaving(leaving));
         }
         match extent.slots.retire(addr, self.streaming) {
+            Ok(held) if self.shared.aperture.care.scrub => {
+                self.finish_other(dev, extent, addr, held, size, copy);
+            }
             Ok(held) => self.finish(dev, extent, addr, held, size, copy),
             Err(misuse) => self.misuse(dev, "unmap", size, misuse.into()),
         }
@@ -224,7 +227,7 @@ impl Backend {
         (addr, size): (Machine, usize),
         copy: bool,
     ) -> Option<Sum> {
-        let owner = self.streaming;
+        let owner = self.hasty;
         let end = extent.offset(addr).saturating_add(size);
         let ended = extent
             .slots
@@ -275,7 +278,7 @@ impl Backend {
         self.counters.unbounced(size as u64);
     }
 
-    /// As [`Backend::finish`], if the size is not the mapping's.
+    /// As [`Backend::finish`], if the size may not be the mapping's, or slots must be cleared.
     #[cold]
     #[inline(never)]
     fn finish_other(
@@ -289,6 +292,9 @@ impl Backend {
     ) {
         self.copy_back(dev, extent, addr, &held, size, copy);
         let mapped = held.size();
+        if self.shared.aperture.care.scrub {
+            extent.scrub(&held);
+        }
         extent.release(held);
         self.counters.unbounced(mapped);
     }

@@ -94,7 +94,7 @@ use crate::{
     fit::Fit,
     limits::Limits,
     record::{
-        slots_for,
+        run_slots,
         Held,
         Misuse,
         Owner,
@@ -102,7 +102,6 @@ use crate::{
         Run, //
     },
     request::{
-        kept,
         ClaimError,
         Request,
         CHUNK_SLOTS,
@@ -225,8 +224,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     #[inline]
     pub fn publish(&self, run: Run, phys: Phys, size: usize, owner: Owner) -> Result<Record, Run> {
         let size = wide(size);
-        let fits =
-            size != 0 && size <= self.size() && slots_for(kept(phys, run.keep), size) == run.slots;
+        let fits = size != 0 && size <= self.size() && run_slots(phys, size, run.keep) == run.slots;
         if run.base != self.base || !fits {
             return Err(run);
         }

@@ -9,7 +9,10 @@
 //! Without a PV domain every test passes at once.
 
 use crate::{
-    aperture::Aperture,
+    aperture::{
+        Aperture,
+        Care, //
+    },
     backend::{
         Backend,
         Shared, //
@@ -171,10 +174,21 @@ impl Bench {
         megabytes: u32,
         bounds: Bounds,
     ) -> Result<Option<Self>> {
+        Self::careful(name, mask, force, (megabytes, bounds), Care::NONE)
+    }
+
+    fn careful(
+        name: &'static CStr,
+        mask: u64,
+        force: bool,
+        (megabytes, bounds): (u32, Bounds),
+        care: Care,
+    ) -> Result<Option<Self>> {
         let Some(p2m) = LinearP2m::get() else {
             return Ok(None);
         };
-        let shared = Shared::new(Aperture::new(megabytes)?, p2m, force, bounds)?;
+        let aperture = Aperture::new(megabytes, care)?;
+        let shared = Shared::new(aperture, p2m, force, bounds)?;
         Self::beside(name, mask, force, shared).map(Some)
     }
 
