@@ -19,6 +19,7 @@ use crate::{
     },
     breath::Bounds,
     counters::{
+        worth_a_line,
         Cause,
         Event,
         Wrong, //
@@ -82,6 +83,8 @@ mod check;
 mod coherent;
 #[path = "backend_crowd.rs"]
 mod crowd;
+#[path = "backend_hostile.rs"]
+mod hostile;
 #[cfg(CONFIG_XEN_SWIOTLB_RS_LEDGER)]
 #[path = "backend_ledger.rs"]
 mod ledger;
@@ -89,10 +92,16 @@ mod ledger;
 mod limits;
 #[path = "backend_lists.rs"]
 mod lists;
+#[path = "backend_refusals.rs"]
+mod refusals;
+#[path = "backend_secrets.rs"]
+mod secrets;
 #[path = "backend_streaming.rs"]
 mod streaming;
 #[path = "backend_syncs.rs"]
 mod syncs;
+#[path = "backend_world.rs"]
+mod world;
 
 /// Size of the aperture of a test, in MiB.
 const APERTURE: u32 = 8;
