@@ -389,12 +389,15 @@ impl Model {
         ensure_eq!(held.slots(), record.slots());
         ensure_eq!(extent.retire(start, owner).unwrap_err(), Misuse::NotMapped);
         ensure!(extent.retire_plain(start, owner).is_none(), "{start:?}");
+        // A large run may begin with slots before its first byte, and ends with a page if it keeps the
+        // place in one.
+        let slot = |at: Machine| ((at.raw() - BASE) / SLOT_SIZE) as usize;
+        let run = slot(held.run())..slot(held.run()) + held.slots();
+        ensure!(run.start <= slot(start) && slot(last) < run.end, "{run:?}");
+        ensure!(run.end - slot(last) <= 2, "{run:?}");
         ensure_eq!(extent.free(held), 0);
-
-        let first = ((start.raw() - BASE) / SLOT_SIZE) as usize;
-        // A large run may begin with slots before its first byte.
-        let lead = record.slots() - (last.raw() / SLOT_SIZE - start.raw() / SLOT_SIZE + 1) as usize;
-        self.used[first - lead..first - lead + record.slots()].fill(false);
+        ensure!(!self.used[run.clone()].contains(&false), "{run:?}");
+        self.used[run].fill(false);
         Ok(())
     }
 
