@@ -90,6 +90,29 @@ pub(crate) enum NoRoom {
     Unreachable,
 }
 
+/// What keeps devices from each other's bytes, where no IOMMU does.  Either takes the long way at each
+/// mapping: no processor has an extent at hand then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Care {
+    /// Slots are cleared when they are freed.
+    pub(crate) scrub: bool,
+    /// Mappings do not share pages.
+    pub(crate) isolate: bool,
+}
+
+impl Care {
+    #[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
+    pub(crate) const NONE: Self = Self {
+        scrub: false,
+        isolate: false,
+    };
+
+    /// Is any wanted?
+    fn any(self) -> bool {
+        self.scrub || self.isolate
+    }
+}
+
 /// The set of extents.
 pub(crate) struct Aperture {
     /// Of those that are there from the beginning the lowest has the last place, so that narrow
@@ -100,15 +123,17 @@ pub(crate) struct Aperture {
     end: Word,
     /// Size of the largest extent in bytes.
     most: Word,
-    /// The place of the ordinary extent where each processor was served last.
+    /// The place of the ordinary extent where each processor was served last; nowhere, if the long way
+    /// is to be taken.
     near: PerCpu<1>,
+    pub(crate) care: Care,
 }
 
 impl Aperture {
     /// Obtains up to `megabytes` of extents, the largest first, and says what it got.
     ///
     /// [`ENOMEM`] if there is nothing at all.  May sleep.
-    pub(crate) fn new(megabytes: u32) -> Result<Self> {
+    pub(crate) fn new(megabytes: u32, care: Care) -> Result<Self> {
         // CAST: Widens.
         let wanted = (megabytes as usize) << (20 - PAGE_SHIFT);
         let mut extents: KVec<Extent> = KVec::new();
@@ -144,6 +169,7 @@ impl Aperture {
             end: Word::new(u64::from(ORDINARY.start)),
             most: Word::new(0),
             near: PerCpu::new()?,
+            care,
         };
         aperture.go_home();
         for extent in extents {
@@ -203,7 +229,12 @@ impl Aperture {
 
     /// Lets all processors begin at the first extent again, so that the others fall idle.  Any context.
     pub(crate) fn go_home(&self) {
-        self.near.set_all(0, u64::from(ORDINARY.start));
+        let home = if self.care.any() {
+            NOWHERE
+        } else {
+            ORDINARY.start
+        };
+        self.near.set_all(0, u64::from(home));
     }
 
     /// Writes an extent's entries of the directory.
@@ -336,6 +367,11 @@ impl Aperture {
         limits: &Limits,
         owner: Owner,
     ) -> Result<(Reading<'_, Extent>, Record), NoRoom> {
+        if self.care.isolate {
+            return self.claim_as(phys, size, limits, owner, |extent| {
+                Request::pages_for_mapping(extent.region.base(), phys, size, limits)
+            });
+        }
         self.claim_as(phys, size, limits, owner, |extent| {
             extent.request(phys, size, limits)
         })
@@ -382,7 +418,7 @@ impl Aperture {
             }
             match request(&extent).and_then(|request| extent.claim(&request, phys, size, owner)) {
                 Ok(record) => {
-                    if ORDINARY.contains(&place) {
+                    if ORDINARY.contains(&place) && !self.care.any() {
                         self.near.set(0, u64::from(place));
                     }
                     return Ok((extent, record));

@@ -127,6 +127,8 @@ pub(crate) struct Backend {
     pub(crate) shared: Arc<Shared>,
     pub(crate) counters: Counters,
     pub(crate) streaming: Owner,
+    /// Whose mappings end the short way: the same, or nobody's if their slots must be cleared.
+    pub(crate) hasty: Owner,
     /// Coherent runs have an owner of their own, so that a stray unmap cannot touch them.
     pub(crate) coherent: Owner,
     /// For a short look at a buffer; it knows of none if all must bounce.
@@ -139,9 +141,15 @@ pub(crate) struct Backend {
 
 impl Backend {
     pub(crate) fn new(shared: Arc<Shared>) -> Result<Self> {
+        let streaming = shared.owner()?;
         Ok(Self {
             counters: Counters::new()?,
-            streaming: shared.owner()?,
+            streaming,
+            hasty: if shared.aperture.care.scrub {
+                shared.owner()?
+            } else {
+                streaming
+            },
             coherent: shared.owner()?,
             glance_p2m: if shared.force {
                 shared.p2m.without_ordinary()
@@ -404,10 +412,13 @@ impl Provider for Backend {
     /// all that the host has.  A mask that leaves behind what is mapped is refused.
     fn supported(&self, dev: &Device, mask: u64) -> bool {
         if device::narrows(dev, mask) && self.counters.mapped() > self.left_behind.load() {
-            dev_warn!(
-                dev,
-                "xen_swiotlb_rs: a mask of {mask:#x} refused: it is narrower than before, and mappings are in use\n"
-            );
+            let times = self.counters.note(Event::Misuse(Wrong::Mask));
+            if worth_a_line(times) {
+                dev_warn!(
+                    dev,
+                    "xen_swiotlb_rs: a mask of {mask:#x} refused: it is narrower than before, and mappings are in use (seen {times} times)\n"
+                );
+            }
             return false;
         }
         let limits = device::limits_for(dev, mask);

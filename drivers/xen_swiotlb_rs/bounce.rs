@@ -185,7 +185,7 @@ impl Backend {
             let extent = extent.into_kept();
             return self.end_other(dev, &extent, addr, size, copy);
         }
-        let Some(held) = extent.slots.retire_plain(addr, size, self.streaming) else {
+        let Some(held) = extent.slots.retire_plain(addr, size, self.hasty) else {
             return self.end_other(dev, &extent, addr, size, copy);
         };
         let offset = extent.offset(addr);
@@ -217,6 +217,9 @@ impl Backend {
             Ok(held) => {
                 self.copy_back(dev, extent, addr, &held, size, copy);
                 let mapped = held.size();
+                if self.shared.aperture.care.scrub {
+                    extent.scrub(&held);
+                }
                 extent.release(held);
                 self.counters.unbounced(mapped);
             }
@@ -236,8 +239,8 @@ impl Backend {
         (addr, size): (Machine, usize),
         copy: bool,
     ) -> Option<Sum> {
-        let owner = self.streaming;
-        let end = extent.offset(addr).wrapping_add(size);
+        let owner = self.hasty;
+        let end = extent.offset(addr).saturating_add(size);
         let ended = extent
             .slots
             .retire_segment(addr, owner, |offset, phys, mapped| {

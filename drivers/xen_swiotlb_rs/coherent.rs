@@ -302,6 +302,9 @@ impl Backend {
         match self.shared.aperture.find(at) {
             Some(extent) => {
                 let held = extent.slots.retire(at, self.coherent)?;
+                if self.shared.aperture.care.scrub {
+                    extent.scrub(&held);
+                }
                 extent.release(held);
                 Ok(())
             }

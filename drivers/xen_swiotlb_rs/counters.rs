@@ -143,7 +143,7 @@ impl From<Refusal> for Cause {
     }
 }
 
-/// How an unmap, sync or free went wrong.  All are refused and harm nobody.
+/// How an unmap, sync, free or mask was wrong.  All are refused and harm nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wrong {
     NotMapped,
@@ -152,16 +152,18 @@ pub(crate) enum Wrong {
     Size,
     Range,
     Leak,
+    Mask,
 }
 
 impl Wrong {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::NotMapped,
         Self::NotOwner,
         Self::NotHead,
         Self::Size,
         Self::Range,
         Self::Leak,
+        Self::Mask,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -172,6 +174,7 @@ impl Wrong {
             Self::Size => "other_size",
             Self::Range => "out_of_range",
             Self::Leak => "left_mapped",
+            Self::Mask => "narrowed_mask",
         }
     }
 }

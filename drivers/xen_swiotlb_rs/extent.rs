@@ -186,6 +186,12 @@ impl Extent {
         complain(self.slots.free(held));
     }
 
+    /// Clears the run of a mapping that was retired.
+    pub(crate) fn scrub(&self, held: &Held) {
+        let run = self.offset(held.run());
+        self.region.clear_range(run, bytes(held.slots()));
+    }
+
     /// Notes that a run is about to be freed.
     #[inline]
     fn note_end(&self, held: &Held) {

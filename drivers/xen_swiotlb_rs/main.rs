@@ -9,7 +9,10 @@
 //! C: [`drivers/xen/swiotlb-xen.c`](srctree/drivers/xen/swiotlb-xen.c).
 
 use crate::{
-    aperture::Aperture,
+    aperture::{
+        Aperture,
+        Care, //
+    },
     backend::Shared,
     breath::Bounds,
     devices::Devices,
@@ -77,6 +80,14 @@ module! {
             default: 0,
             description: "1: bounce every mapping, to test drivers",
         },
+        scrub: u8 {
+            default: 0,
+            description: "1: clear memory for bounces whenever a mapping ends",
+        },
+        isolate_pages: u8 {
+            default: 0,
+            description: "1: no two bounced mappings share a page",
+        },
     },
 }
 
@@ -125,16 +136,27 @@ impl kernel::Module for Driver {
             low_water: low_water as usize,
             idle_ms: i64::from(idle) * 1000,
         };
-        let force = match value::<u8>(module_parameters::force_bounce.value()) {
-            0 => false,
-            1 => true,
+        let flag = |name: &str, value: u8| match value {
+            0 => Ok(false),
+            1 => Ok(true),
             other => {
-                pr_err!("force_bounce={other} is neither 0 nor 1\n");
-                return Err(EINVAL);
+                pr_err!("{name}={other} is neither 0 nor 1\n");
+                Err(EINVAL)
             }
         };
+        let force = flag(
+            "force_bounce",
+            value(module_parameters::force_bounce.value()),
+        )?;
+        let care = Care {
+            scrub: flag("scrub", value(module_parameters::scrub.value()))?,
+            isolate: flag(
+                "isolate_pages",
+                value(module_parameters::isolate_pages.value()),
+            )?,
+        };
 
-        let aperture = Aperture::new(megabytes)?;
+        let aperture = Aperture::new(megabytes, care)?;
         let shared = Shared::new(aperture, p2m, force, bounds)?;
         let devices = Devices::new(shared.clone(), module)?;
         devices.list_left_alone();

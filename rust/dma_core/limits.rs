@@ -98,6 +98,15 @@ impl Limits {
         self.min_align
     }
 
+    /// As if the device relied on the place in a page, too.
+    #[inline]
+    pub const fn keeping_page(self) -> Self {
+        Self {
+            min_align: self.min_align | (PAGE_SIZE - 1),
+            ..self
+        }
+    }
+
     /// Can the device name every one of `size` bytes from `start`? No bytes are always within
     /// reach.
     #[inline]

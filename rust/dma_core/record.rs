@@ -15,7 +15,8 @@
 use crate::{
     addr::{
         Machine,
-        Phys, //
+        Phys,
+        PAGE_SHIFT, //
     },
     bits::{
         index,
@@ -23,6 +24,7 @@ use crate::{
     },
     request::{
         kept,
+        whole_pages,
         CHUNK_SLOTS,
         SLOT_SHIFT,
         SLOT_SIZE, //
@@ -199,7 +201,7 @@ impl Record {
             owner,
             start: Machine::new(run.wrapping_add(offset)),
             first,
-            slots: slots_for(offset, size),
+            slots: run_slots(phys, size, keep),
             keep,
             links: 0,
         }
@@ -287,6 +289,18 @@ impl Record {
     }
 }
 
+/// The slots of a run that keeps so many low bits of the buffer's address. With those of a page it
+/// consists of whole pages.
+#[inline]
+pub(crate) const fn run_slots(phys: Phys, size: u64, keep: u32) -> usize {
+    let slots = slots_for(kept(phys, keep), size);
+    if keep < PAGE_SHIFT {
+        slots
+    } else {
+        whole_pages(slots)
+    }
+}
+
 /// The slots that `size` bytes need from `offset` bytes into a run; both fit 32 bits.
 #[inline]
 pub(crate) const fn slots_for(offset: u64, size: u64) -> usize {
@@ -359,7 +373,7 @@ impl Held {
             first,
             phys,
             size,
-            slots: slots_for(kept(phys, keep_of(word)), size),
+            slots: run_slots(phys, size, keep_of(word)),
             owner: Owner::of(word),
         }
     }

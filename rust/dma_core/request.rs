@@ -17,7 +17,8 @@
 use crate::{
     addr::{
         Machine,
-        Phys, //
+        Phys,
+        PAGE_SHIFT, //
     },
     bits::{
         index,
@@ -183,6 +184,49 @@ impl Request {
         }
     }
 
+    /// As [`Request::for_mapping`], in pages that no other run lies on. The mapping begins in its run
+    /// where its buffer does on its page.
+    ///
+    /// # Errors
+    ///
+    /// As [`Request::for_mapping`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dma_core::{addr::{Machine, Phys}, limits::Limits, request::Request};
+    ///
+    /// let (base, any) = (Machine::new(0x1000_0000), Limits::new(!0, 0, !0, 0));
+    /// let request = Request::pages_for_mapping(base, Phys::new(0x1fff), 2, &any).unwrap();
+    /// assert_eq!((request.slots(), request.offset(Phys::new(0x1fff))), (4, 0xfff));
+    /// ```
+    pub const fn pages_for_mapping(
+        base: Machine,
+        phys: Phys,
+        size: usize,
+        limits: &Limits,
+    ) -> Result<Self, ClaimError> {
+        match Self::for_mapping(base, phys, size, &limits.keeping_page()) {
+            Ok(request) => Ok(request.in_pages()),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Lets a run whose place in a page is kept consist of whole pages.
+    const fn in_pages(mut self) -> Self {
+        if self.keep < PAGE_SHIFT {
+            let lead = self.offset & (PAGE_SLOTS - 1);
+            self.slots = whole_pages(self.slots.wrapping_add(lead));
+            self.offset = self.offset.wrapping_sub(lead);
+            self.keep = PAGE_SHIFT;
+            // What lies in a slot where its buffer does crosses nothing there.
+            if self.window < PAGE_SLOTS {
+                self.window = 0;
+            }
+        }
+        self
+    }
+
     /// Lets a run that no chunk can hold begin with a chunk, and checks that the window is met.
     const fn fold(mut self) -> Result<Self, ClaimError> {
         let lead = self.offset & self.align.wrapping_sub(1) & (CHUNK_SLOTS - 1);
@@ -197,6 +241,9 @@ impl Request {
                 if self.align < CHUNK_SLOTS {
                     self.align = CHUNK_SLOTS;
                 }
+            }
+            if self.keep >= PAGE_SHIFT {
+                self.slots = whole_pages(self.slots);
             }
         }
 
@@ -243,6 +290,12 @@ impl Request {
     pub(crate) const fn has_pages(&self) -> bool {
         self.slots >= PAGE_SLOTS
     }
+}
+
+/// The slots of whole pages, for so many.
+#[inline]
+pub(crate) const fn whole_pages(slots: usize) -> usize {
+    slots.wrapping_add(slots & (PAGE_SLOTS - 1))
 }
 
 /// The lowest `keep` bits of `phys`.

@@ -94,6 +94,7 @@ use crate::{
     fit::Fit,
     limits::Limits,
     record::{
+        run_slots,
         slots_for,
         Held,
         Misuse,
@@ -102,7 +103,6 @@ use crate::{
         Run, //
     },
     request::{
-        kept,
         ClaimError,
         Request,
         CHUNK_SLOTS,
@@ -255,8 +255,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     #[inline]
     pub fn publish(&self, run: Run, phys: Phys, size: usize, owner: Owner) -> Result<Record, Run> {
         let size = wide(size);
-        let fits =
-            size != 0 && size <= self.size() && slots_for(kept(phys, run.keep), size) == run.slots;
+        let fits = size != 0 && size <= self.size() && run_slots(phys, size, run.keep) == run.slots;
         if run.base != self.base || !fits {
             return Err(run);
         }

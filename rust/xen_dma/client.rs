@@ -84,17 +84,44 @@ impl Buffer {
 
     /// Writes `byte(i)` to each byte `i` of `size` from `offset` on; stops at the end.
     pub fn fill(&mut self, offset: usize, size: usize, byte: impl Fn(usize) -> u8) {
+        let Some(base) = self.start() else {
+            return;
+        };
         for index in offset..offset.saturating_add(size).min(self.size()) {
-            if let Some(base) = self.start() {
-                // SAFETY: Within the pages, which `self` owns.  A device may touch them too, so
-                // each byte is written as such.
-                unsafe {
-                    base.as_ptr()
-                        .add(index)
-                        .write_volatile(byte(index - offset))
-                };
-            }
+            // SAFETY: Within the pages, which `self` owns.  A device may touch them too, so each byte
+            // is written as such.
+            unsafe {
+                base.as_ptr()
+                    .add(index)
+                    .write_volatile(byte(index - offset))
+            };
         }
+    }
+
+    /// Whether the bytes from `offset` on are these.  Bytes past the end are not.
+    pub fn holds(&self, offset: usize, bytes: &[u8]) -> bool {
+        const WORD: usize = size_of::<u64>();
+        let Some(base) = self.start() else {
+            return false;
+        };
+        if offset.saturating_add(bytes.len()) > self.size() {
+            return false;
+        }
+        // Words from where they are aligned, and the bytes around them.
+        let (lead, bulk) = bytes.split_at(bytes.len().min(offset.wrapping_neg() % WORD));
+        let words = bulk.chunks_exact(WORD);
+        let end = words.remainder();
+        let same = |from: usize, bytes: &[u8]| {
+            let mut places = (from..).zip(bytes);
+            places.all(|(at, &byte)| self.byte(at) == byte)
+        };
+        let mut places = (offset + lead.len()..).step_by(WORD).zip(words);
+        places.all(|(at, word)| {
+            // SAFETY: As in `fill`; aligned, since pages are.
+            let there = unsafe { base.as_ptr().add(at).cast::<u64>().read_volatile() };
+            there.to_ne_bytes() == *word
+        }) && same(offset, lead)
+            && same(offset + bytes.len() - end.len(), end)
     }
 
     /// The byte at `offset`; 0 past the end.
@@ -453,6 +480,12 @@ impl TestDevice {
         self.faux.device()
     }
 
+    /// Sets the mask for streaming mappings, whether the backend likes it or not.
+    pub fn set_mask(&self, mask: u64) {
+        // SAFETY: As in `set_boundary`.
+        unsafe { *self.parameters.mask.get() = mask };
+    }
+
     /// Sets the mask for coherent memory, whether the backend likes it or not.
     pub fn set_coherent_mask(&self, mask: u64) {
         // SAFETY: As in `set_boundary`.
@@ -484,6 +517,7 @@ impl TestDevice {
     }
 }
 
+pub mod below;
 pub mod shared;
 
 /// Whether a device has operations of its own, and not those that all devices have.  A hint:

@@ -9,13 +9,17 @@
 //! Without a PV domain every test passes at once.
 
 use crate::{
-    aperture::Aperture,
+    aperture::{
+        Aperture,
+        Care, //
+    },
     backend::{
         Backend,
         Shared, //
     },
     breath::Bounds,
     counters::{
+        worth_a_line,
         Cause,
         Event,
         Wrong, //
@@ -79,6 +83,8 @@ mod check;
 mod coherent;
 #[path = "backend_crowd.rs"]
 mod crowd;
+#[path = "backend_hostile.rs"]
+mod hostile;
 #[cfg(CONFIG_XEN_SWIOTLB_RS_LEDGER)]
 #[path = "backend_ledger.rs"]
 mod ledger;
@@ -86,10 +92,16 @@ mod ledger;
 mod limits;
 #[path = "backend_lists.rs"]
 mod lists;
+#[path = "backend_refusals.rs"]
+mod refusals;
+#[path = "backend_secrets.rs"]
+mod secrets;
 #[path = "backend_streaming.rs"]
 mod streaming;
 #[path = "backend_syncs.rs"]
 mod syncs;
+#[path = "backend_world.rs"]
+mod world;
 
 /// Size of the aperture of a test, in MiB.
 const APERTURE: u32 = 8;
@@ -171,10 +183,21 @@ impl Bench {
         megabytes: u32,
         bounds: Bounds,
     ) -> Result<Option<Self>> {
+        Self::careful(name, mask, force, (megabytes, bounds), Care::NONE)
+    }
+
+    fn careful(
+        name: &'static CStr,
+        mask: u64,
+        force: bool,
+        (megabytes, bounds): (u32, Bounds),
+        care: Care,
+    ) -> Result<Option<Self>> {
         let Some(p2m) = LinearP2m::get() else {
             return Ok(None);
         };
-        let shared = Shared::new(Aperture::new(megabytes)?, p2m, force, bounds)?;
+        let aperture = Aperture::new(megabytes, care)?;
+        let shared = Shared::new(aperture, p2m, force, bounds)?;
         Self::beside(name, mask, force, shared).map(Some)
     }
 

@@ -233,8 +233,9 @@ mod tests {
                 client::set_masks(bench.dev(), mask >> 1).is_err(),
                 "{bits} bits"
             );
+            check!(bench.wrongs(Wrong::Mask) == 1 && bench.backend().counters.misuse() == 1);
             load.end();
-            bench.done()?;
+            bench.empty()?;
 
             // When nobody has such a mask any more, they go back.
             check!(client::set_masks(bench.dev(), MASK_32).is_ok());

@@ -56,17 +56,21 @@ const TIDES: u64 = 4;
 const TIDE: usize = 8 << 20;
 
 /// A small generator, the same everywhere.
-struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(0x9e37_79b9_7f4a_7c15 ^ (seed << 40))
+    }
+
+    pub(super) fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % sides
     }
 
-    fn pick(&mut self, count: usize) -> usize {
+    pub(super) fn pick(&mut self, count: usize) -> usize {
         self.roll(count as u64) as usize
     }
 }
@@ -138,7 +142,7 @@ impl Worker {
 
     /// All the steps; returns how many mappings were made.
     fn labour(&self) -> Result<i32> {
-        let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (self.seed << 40));
+        let mut dice = Dice::new(self.seed);
         let mut scratch = Buffer::new(MOST_ORDER)?;
         let mut live = KVec::new();
         let mut made = 0;

@@ -386,14 +386,15 @@ impl Model {
                 "{start:?}, {wrong}"
             );
         }
-        let (phys, slots, strays) = if short && plain {
+        let slot = |at: Machine| ((at.raw() - BASE) / SLOT_SIZE) as usize;
+        let (run, phys, slots, strays) = if short && plain {
             let held = extent.retire_plain(start, size, owner).ok_or("not plain")?;
             ensure!(
                 extent.retire_plain(start, size, owner).is_none(),
                 "{start:?}"
             );
             ensure_eq!(extent.retire(start, owner).unwrap_err(), Misuse::NotMapped);
-            (held.phys(), held.slots(), held.free())
+            (start, held.phys(), held.slots(), held.free())
         } else {
             if !plain {
                 ensure!(
@@ -410,15 +411,18 @@ impl Model {
                 "{start:?}"
             );
             ensure_eq!(extent.retire(start, owner).unwrap_err(), Misuse::NotMapped);
-            (held.phys(), held.slots(), extent.free(held))
+            (held.run(), held.phys(), held.slots(), extent.free(held))
         };
         ensure_eq!((phys, slots), (record.phys(), record.slots()));
         ensure_eq!(strays, 0);
 
-        let first = ((start.raw() - BASE) / SLOT_SIZE) as usize;
-        // A large run may begin with slots before its first byte.
-        let lead = record.slots() - (last.raw() / SLOT_SIZE - start.raw() / SLOT_SIZE + 1) as usize;
-        self.used[first - lead..first - lead + record.slots()].fill(false);
+        // A large run may begin with slots before its first byte, and ends with a page if it keeps the
+        // place in one.
+        let run = slot(run)..slot(run) + slots;
+        ensure!(run.start <= slot(start) && slot(last) < run.end, "{run:?}");
+        ensure!(run.end - slot(last) <= 2, "{run:?}");
+        ensure!(!self.used[run.clone()].contains(&false), "{run:?}");
+        self.used[run].fill(false);
         Ok(())
     }
 

@@ -199,6 +199,54 @@ proptest! {
             }
         }
     }
+
+    /// Runs of whole pages, besides others that have what they leave.
+    #[test]
+    fn pages_are_not_shared(slots in extents(), asks in prop::collection::vec((asks(), any::<bool>()), 1..40)) {
+        let extent = extent(BASE, slots, 2);
+        let mut runs = Vec::new();
+        for (ask, apart) in asks {
+            let (phys, limits) = (Phys::new(ask.phys), Limits::new(!0, 0, ask.boundary, ask.min_align));
+            let request = if apart {
+                Request::pages_for_mapping(Machine::new(BASE), phys, ask.size, &limits)
+            } else {
+                extent.request(phys, ask.size, &limits)
+            };
+            let run = match request.and_then(|request| extent.claim(&request, ask.cpu)) {
+                Ok(run) => run,
+                Err(ClaimError::Impossible) => {
+                    // Only a boundary, or another condition, can make it so.
+                    prop_assert!(ask.boundary < u64::MAX || ask.min_align > 4095);
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            let (first, count) = (run.start().raw(), run.slots());
+            prop_assert!(!apart || first % 4096 == 0 && count % 2 == 0, "{run:?}");
+            let owner = Owner::new(7).unwrap();
+            let record = extent.publish(run, phys, ask.size, owner).map_err(|_| TestCaseError::fail("not published"))?;
+            let (start, end) = (record.start().raw(), record.end().raw());
+            prop_assert!(first <= start && end <= first + count as u64 * SLOT_SIZE);
+            prop_assert!(!apart || start % 4096 == ask.phys % 4096);
+            prop_assert!(!limits.crosses_boundary(record.start(), ask.size as u64));
+            prop_assert!(!limits.misaligns(record.start(), phys));
+            prop_assert_eq!(extent.find(Machine::new(end - 1), owner).unwrap(), record);
+            runs.push((record.start(), first, count, apart));
+        }
+        let page = |at: u64| at / 4096;
+        for (index, &(_, first, count, apart)) in runs.iter().enumerate() {
+            for &(_, other, more, also) in &runs[index + 1..] {
+                let (end, last) = (first + count as u64 * SLOT_SIZE - 1, other + more as u64 * SLOT_SIZE - 1);
+                prop_assert!(end < other || last < first);
+                prop_assert!(!(apart || also) || page(end) < page(other) || page(last) < page(first));
+            }
+        }
+        for (start, ..) in runs {
+            let held = extent.retire(start, Owner::new(7).unwrap()).unwrap();
+            prop_assert_eq!(extent.free(held), 0);
+        }
+        prop_assert!(extent.is_idle());
+    }
 }
 
 #[test]
