@@ -93,7 +93,7 @@ impl Cause {
         match self {
             Self::Full => "the aperture is full; load with a larger aperture_mb",
             Self::TooLarge => {
-                "larger than the largest extent; low memory was fragmented at load, or the driver ignores dma_max_mapping_size()"
+                "larger than what the largest extent gives one mapping; low memory was fragmented at load, or the driver ignores dma_max_mapping_size()"
             }
             Self::Impossible => "its alignment and boundary contradict each other; a bug of its driver",
             Self::Unreachable => {

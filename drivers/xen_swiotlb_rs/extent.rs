@@ -73,6 +73,8 @@ impl Extent {
         // CAST: Widens.
         let processors = nr_cpu_ids() as usize;
         let slots = Slots::new(words, region.base(), count, processors).ok_or(EINVAL)?;
+        // Large mappings must not keep small ones waiting.
+        let slots = slots.with_reserve();
         let mut near = PerCpu::new()?;
         near.fill(0, |cpu| slots.home(cpu) as u64);
         Ok(Self {

@@ -59,8 +59,9 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
 
         for chunk in 0..self.words.chunks() {
             let used = self.in_use(chunk);
-            // A run goes beyond a chunk only if it begins and ends in chunks without other runs.
-            whole = if used == 0 {
+            // A run goes beyond a chunk only if it begins and ends in chunks without other runs, above the
+            // reserve.
+            whole = if used == 0 && chunk >= self.reserve {
                 whole.wrapping_add(CHUNK_SLOTS)
             } else {
                 0

@@ -4,7 +4,8 @@
 //!
 //! A large run claims chunks by their taken bits alone; the words of its chunks stay all ones. Only
 //! the last chunk is opened if the run does not need all of it, and small runs share the rest. The
-//! search goes from the top of the extent downwards, away from the chunks that small runs open.
+//! search goes from the top of the extent downwards, away from the chunks that small runs open, and
+//! ends above the reserve.
 
 use crate::{
     atomic::{
@@ -13,6 +14,7 @@ use crate::{
     },
     bits::{
         between,
+        low,
         place_of,
         runs_across,
         WORD, //
@@ -41,10 +43,15 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     /// Claims a run and returns its first slot.
     #[inline(never)]
     pub(crate) fn claim_large(&self, request: &Request) -> Result<usize, ClaimError> {
-        let span = Span::new(request, self.words.chunks()).ok_or(ClaimError::Impossible)?;
+        let chunks = self.words.chunks();
+        let span = Span::new(request, chunks).ok_or(ClaimError::Impossible)?;
+        let highest = span.highest(chunks);
+        if highest.is_none_or(|first| first < self.reserve) {
+            return Err(ClaimError::TooLarge);
+        }
 
         // Chunks that fell idle are left open as long as there are others.
-        let free = self.words.chunks().saturating_sub(self.words.taken_now());
+        let free = chunks.saturating_sub(self.words.taken_now());
         let mut idle = free < span.chunks();
         if idle && free == 0 && !self.any_roomy() {
             return Err(ClaimError::Full);
@@ -59,7 +66,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
                 Outcome::Claimed(first) => {
                     if span.tail() != 0 {
                         let last = first.wrapping_add(span.chunks()).wrapping_sub(1);
-                        self.start_chunk(last, crate::bits::low(span.tail()));
+                        self.start_chunk(last, low(span.tail()));
                     }
                     return Ok(first.wrapping_mul(CHUNK_SLOTS));
                 }
@@ -114,14 +121,13 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         Outcome::NoRoom
     }
 
-    /// The chunks among the 64 of a word of the taken bits that are free, or also `idle` ones.
+    /// The chunks among the 64 of a word of the taken bits that large runs may take: free ones, or also
+    /// `idle` ones.
     fn usable(&self, word: usize, idle: bool) -> u64 {
+        let reserve = low(self.reserve.saturating_sub(word.wrapping_mul(WORD)));
         let free = self.words.free(word);
-        if idle {
-            free | self.idle(word)
-        } else {
-            free
-        }
+        let usable = if idle { free | self.idle(word) } else { free };
+        usable & !reserve
     }
 
     fn take_span(&self, first: usize, span: &Span) -> Outcome {

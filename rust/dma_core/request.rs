@@ -49,7 +49,7 @@ const PAGE_SLOTS: usize = 2;
 /// Why a claim was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimError {
-    /// The extent is smaller than the request.
+    /// The extent, or what large runs are given of it, is smaller than the request.
     TooLarge,
     /// There is no room now. Under heavy contention this is also said after many lost races.
     Full,

@@ -18,6 +18,10 @@
 //! the bottom of the extent, large ones from its top. Each processor begins at a chunk of its own,
 //! its home, and goes on where it was served last, so that processors rarely meet.
 //!
+//! An extent may have a *reserve*, its first eighth, which large runs never touch: however greedy they
+//! are, small runs find room there. Where the reserve is never changes, so nothing is counted for it, and
+//! no race of claims and releases can use it up.
+//!
 //! No operation waits for another: a compare-and-swap fails only because another one succeeded.
 //! None needs interrupts off.
 //!
@@ -119,12 +123,17 @@ use crate::{
 /// The smallest extent, in slots.
 pub const MIN_SLOTS: usize = 2 * CHUNK_SLOTS;
 
+/// Which part of an extent its reserve is: one of so many, and at least a chunk.
+const RESERVE: usize = 8;
+
 /// The slots of one extent. All methods may be called in any context, from several processors.
 pub struct Slots<W, B> {
     pub(crate) words: Words<W, B>,
     pub(crate) base: Machine,
     pub(crate) slots: usize,
     pub(crate) homes: usize,
+    /// Chunks from the bottom on that no large run takes.
+    pub(crate) reserve: usize,
 }
 
 /// As [`Held`], of a mapping that began with its run; it knows its extent. It must be freed, or its run
@@ -188,7 +197,26 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
             base,
             slots,
             homes: processors.clamp(1, most),
+            reserve: 0,
         })
+    }
+
+    /// Keeps the first eighth of the extent, a chunk at least, for runs of up to [`CHUNK_SLOTS`].
+    ///
+    /// A run of half the extent still has its place in the upper half, under any alignment and any
+    /// window that it could have in the lower one.
+    #[inline]
+    pub fn with_reserve(self) -> Self {
+        Self {
+            reserve: (self.words.chunks() / RESERVE).max(1),
+            ..self
+        }
+    }
+
+    /// How many slots only runs of up to [`CHUNK_SLOTS`] are given.
+    #[inline]
+    pub const fn reserve(&self) -> usize {
+        self.reserve.wrapping_mul(CHUNK_SLOTS)
     }
 
     /// The extent's first machine address.

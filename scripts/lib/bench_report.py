@@ -38,6 +38,9 @@ TITLES = {
     "every-second-free": "Bounces where every second slot is free",
     "three-of-four-free": "Bounces where three of four slots are free",
     "random-lifetimes": "Bounces after many mappings of random sizes and lifetimes",
+    "growth": "Bounces of pages while the aperture grows from 4 MiB to more than 24 MiB",
+    "shrink": "Bounces of pages while it shrinks again",
+    "extent": "An extent, made and given back by the work item for which no mapping waits. The copy is one clearing",
 }
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from problem import Problem
 
-CALLS = ("map", "alloc", "sync_for_cpu", "sync_for_device", "unmap", "free", "refused")
+CALLS = ("make", "map", "alloc", "sync_for_cpu", "sync_for_device", "unmap", "free", "remove", "refused")
 AGREEMENT = 0.01
 """How far medians of two boots may differ, in relation."""
 AGREEMENT_SLEEPING = 0.10
 """The same where pages are allocated: which ones are at hand is not the same in two boots."""
-SLEEPING = ("coherent", "coherent-large")
+SLEEPING = ("coherent", "coherent-large", "extent")
 """Cases that may sleep, and so are no mapping operations."""
+GROWING = "growth"
+"""A case in which pages are allocated meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Key:
     @property
     def agreement(self) -> float:
         """How far two boots may differ."""
-        return AGREEMENT_SLEEPING if self.sleeps else AGREEMENT
+        return AGREEMENT_SLEEPING if self.sleeps or self.case == GROWING else AGREEMENT
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def read(folder: Path) -> tuple[dict[str, str], Results, Results]:
     """What one boot left: facts, C's rows, ours."""
     try:
         facts = dict(line.split(maxsplit=1) for line in (folder / "facts").read_text().splitlines())
-        c, ours = rows(folder / "c"), rows(folder / "ours")
+        c, ours = rows(folder / "c"), {**rows(folder / "ours"), **rows(folder / "growth")}
         if facts["aperture_kb"] != facts["c_pool_kb"]:
             raise Problem(
                 f"the apertures differ: {facts['c_pool_kb']} KiB in C, {facts['aperture_kb']} KiB ours",

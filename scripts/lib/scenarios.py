@@ -78,7 +78,8 @@ def choose(names: list[str]) -> list[Scenario]:
 
 def boot(scenario: Scenario, common: list[str]) -> tuple[int, str]:
     """Boots what the scenario needs and runs it; gives the exit status and all that was said."""
-    command = [sys.executable, "-B", str(RUNNER), *common, *scenario.options, "--run", str(scenario.path)]
+    # Where both say something, the command line counts.
+    command = [sys.executable, "-B", str(RUNNER), *scenario.options, *common, "--run", str(scenario.path)]
     out = None if os.environ.get("V") == "1" else subprocess.PIPE
     with subprocess.Popen(command, stdout=out, stderr=out and subprocess.STDOUT) as process:
         try:

@@ -183,13 +183,15 @@ disk_final() {
 	echo "$(disk_digest "$2")  $1" >>/out/disks.sha256
 }
 
-# round DISK: a disk takes 2 MiB of new data past the page cache, and gives the same back.
+# round DISK [PLACE]: a disk takes 2 MiB of new data past the page cache, and gives the same back: its
+# first ones, unless another place is named.
 round() {
+	data=/tmp/$1.${2:-0}
 	# A task that is frozen for a suspend gets less than it asked for at a time.
-	dd if=/dev/urandom of="/tmp/$1.out" bs=1M count=2 iflag=fullblock 2>/dev/null
-	dd if="/tmp/$1.out" of="/dev/$1" bs=2M oflag=direct 2>/dev/null || return
-	dd if="/dev/$1" of="/tmp/$1.in" bs=2M count=1 iflag=direct 2>/dev/null || return
-	cmp "/tmp/$1.out" "/tmp/$1.in"
+	dd if=/dev/urandom of="$data.out" bs=1M count=2 iflag=fullblock 2>/dev/null
+	dd if="$data.out" of="/dev/$1" bs=2M seek="${2:-0}" oflag=direct 2>/dev/null || return
+	dd if="/dev/$1" of="$data.in" bs=2M count=1 skip="${2:-0}" iflag=direct 2>/dev/null || return
+	cmp "$data.out" "$data.in"
 }
 
 # work DISK...: each disk is written and read past the page cache, and every byte is compared, over

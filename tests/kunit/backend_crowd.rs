@@ -34,10 +34,10 @@ const HELD: usize = 20;
 const ENTRIES: u64 = 6;
 
 /// Size of their aperture in MiB, and how many of the blocks that fill it they are left: so few that
-/// it is full again and again.
+/// it is full again and again.  Larger blocks would leave the reserve.
 const SCARCE: u32 = 1;
-const LEFT: usize = 2;
-const BLOCK_ORDER: u32 = 6;
+const LEFT: usize = 4;
+const BLOCK_ORDER: u32 = 5;
 
 /// The devices, one for each thread, by mask and alignment: DMA_API_DEBUG confuses mappings of one device
 /// if an address is used again before it has noted its end.

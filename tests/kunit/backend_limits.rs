@@ -3,6 +3,10 @@
 //! Limits of a device, and what is beyond them.
 
 use super::*;
+use dma_core::CHUNK_SLOTS;
+
+/// Larger mappings must leave a reserve to others.
+const LARGE: usize = CHUNK_SLOTS * SLOT_SIZE as usize;
 
 #[kunit_tests(xen_dma_limits)]
 mod tests {
@@ -181,6 +185,56 @@ mod tests {
         }
         check!(bench.shared.aperture.usage().1 > most as u64 / 10 * 9);
         bench.done()
+    }
+
+    #[test]
+    fn large_mappings_leave_room_for_small_ones() -> Result {
+        let Some(greedy) = Bench::new(c"xen-dma-greedy", MASK_32, true)? else {
+            return Ok(());
+        };
+        let modest = Bench::beside(c"xen-dma-modest", MASK_32, true, greedy.shared.clone())?;
+        let (dir, quiet) = (Direction::TO_DEVICE, Attrs::NO_WARN);
+        let (block, mut page) = (Buffer::new(10)?, Buffer::new(0)?);
+        let scratch = Buffer::new(0)?;
+        cover(&mut page, 3);
+        let all = greedy.shared.aperture.size();
+
+        // Everything that can be had in large mappings, and what is left by those in smaller ones: the
+        // largest that it may ask for first.
+        let mut held = KVVec::new();
+        let mut size = client::max_mapping_size(greedy.dev()).min(block.size());
+        while size > LARGE {
+            while let Ok(at) = client::map(greedy.dev(), block.phys(), size, dir, quiet) {
+                held.push((at, size), GFP_KERNEL)?;
+            }
+            size /= 2;
+        }
+        let taken: usize = held.iter().map(|(_, size)| size).sum();
+        check!(taken >= all / 4 * 3, "{taken} bytes of {all}");
+        check!(greedy.count(Event::Failure(Cause::Full)) > 0);
+
+        // An eighth is left to others, of whatever size up to the smallest.
+        let mut live = KVVec::new();
+        for _ in 0..all / 8 / PAGE_SIZE {
+            let at = client::map(modest.dev(), page.phys(), PAGE_SIZE, dir, Attrs::NONE)?;
+            live.push(at, GFP_KERNEL)?;
+        }
+        for &at in live.iter() {
+            modest.peek(at, &scratch, 0, PAGE_SIZE)?;
+            check!(shows(&scratch, 3, 0, PAGE_SIZE), "at {at:?}");
+            client::unmap(modest.dev(), at, PAGE_SIZE, dir, Attrs::NONE);
+        }
+        check!(modest.backend().counters.failures() == 0);
+        for _ in 0..all / 8 / LARGE {
+            let at = client::map(modest.dev(), block.phys(), LARGE, dir, Attrs::NONE)?;
+            held.push((at, LARGE), GFP_KERNEL)?;
+        }
+        for &(at, size) in held.iter() {
+            let dev = if size == LARGE { &modest } else { &greedy };
+            client::unmap(dev.dev(), at, size, dir, Attrs::NONE);
+        }
+        modest.done()?;
+        greedy.done()
     }
 
     #[test]

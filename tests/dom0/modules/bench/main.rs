@@ -8,6 +8,8 @@
 //! one line a result, as [`rows`] describes, and `bookkeeping`, the bytes that our backend has for
 //! each MiB of aperture.  No DMA is done: the device stands for its masks.
 //!
+//! With `growth=1` only [`growth`] is measured, which makes sense of a backend whose aperture grows.
+//!
 //! QEMU: `docs/specs/edu.rst`.
 
 use crate::{
@@ -29,6 +31,7 @@ use xen_dma::atomic::Words;
 #[path = "../edu_table.rs"]
 mod edu_table;
 mod fill;
+mod growth;
 mod patterns;
 mod rows;
 mod session;
@@ -40,6 +43,12 @@ kernel::module_pci_driver! {
     authors: ["xen_swiotlb_rs maintainers"],
     description: "Measures DMA mappings with QEMU's edu devices",
     license: "GPL",
+    params: {
+        growth: u32 {
+            default: 0,
+            description: "1 measures instead how the aperture grows and shrinks",
+        },
+    },
 }
 
 /// How often all is measured.  What disturbs one round spares the other.
@@ -79,8 +88,9 @@ impl pci::Driver for Bench {
             }
             let dev = pdev.as_ref();
             let mut session = Session::new(dev)?;
+            let growth = *module_parameters::growth.value() != 0;
             for round in 0..ROUNDS {
-                session.run(round)?;
+                session.run(round, growth)?;
             }
             let rows = session.finish();
             dev_info!(dev, "measured\n");

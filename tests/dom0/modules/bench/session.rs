@@ -82,9 +82,12 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Measures everything once.  Sleeps, and takes long.
-    pub(crate) fn run(&mut self, round: u32) -> Result {
+    /// Measures everything once, or only `growth`.  Sleeps, and takes long.
+    pub(crate) fn run(&mut self, round: u32, growth: bool) -> Result {
         self.round = round;
+        if growth {
+            return self.growth();
+        }
         self.single()?;
         self.patterns()
     }
@@ -141,7 +144,7 @@ impl<'a> Session<'a> {
             between()?;
             if let Some(addr) = calls.map(&mut self.meter, dev, phys, size)? {
                 calls.unmap(&mut self.meter, dev, addr, size)?;
-            } else if calls.refused.len() == MAX_REFUSED {
+            } else if calls.refused() == MAX_REFUSED {
                 break;
             }
         }
@@ -156,7 +159,7 @@ impl<'a> Session<'a> {
         for _ in 0..count(size) {
             if let Some(addr) = calls.map(&mut self.meter, dev, phys, size)? {
                 held.push(addr, GFP_KERNEL)?;
-            } else if calls.refused.len() == MAX_REFUSED {
+            } else if calls.refused() == MAX_REFUSED {
                 break;
             }
         }
@@ -167,7 +170,7 @@ impl<'a> Session<'a> {
         self.note_calls(label, calls, copy)
     }
 
-    fn note_calls(&mut self, label: Label, calls: Calls, copy: u64) -> Result {
+    pub(crate) fn note_calls(&mut self, label: Label, calls: Calls, copy: u64) -> Result {
         self.note(label, "map", calls.maps, copy)?;
         self.note(label, "unmap", calls.unmaps, copy)?;
         // What is refused is not copied.
@@ -176,14 +179,14 @@ impl<'a> Session<'a> {
 }
 
 /// What single mappings took.
-struct Calls {
+pub(crate) struct Calls {
     maps: Samples,
     unmaps: Samples,
     refused: Samples,
 }
 
 impl Calls {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             maps: Samples::new(),
             unmaps: Samples::new(),
@@ -191,7 +194,12 @@ impl Calls {
         }
     }
 
-    fn map(
+    /// How many were refused.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.len()
+    }
+
+    pub(crate) fn map(
         &mut self,
         meter: &mut Meter,
         dev: &Device,
@@ -206,7 +214,13 @@ impl Calls {
         Ok(mapped)
     }
 
-    fn unmap(&mut self, meter: &mut Meter, dev: &Device, addr: Machine, size: usize) -> Result {
+    pub(crate) fn unmap(
+        &mut self,
+        meter: &mut Meter,
+        dev: &Device,
+        addr: Machine,
+        size: usize,
+    ) -> Result {
         let ((), took) = meter.measure(|| client::unmap(dev, addr, size, BOTH, QUIET));
         self.unmaps.add(took)
     }

@@ -125,15 +125,25 @@ pub struct Model {
     live: Vec<Live>,
     /// Where each processor was served last.
     near: Vec<usize>,
+    /// Slots that large runs leave alone, from the first one on.
+    reserve: usize,
     steps: usize,
 }
 
 impl Model {
-    /// An empty extent of `slots`, for `processors`.
-    pub fn new(slots: usize, processors: usize) -> Self {
-        let extent = extent(BASE, slots, processors);
+    /// An empty extent of `slots`, for `processors`; with a `reserve` or without.
+    pub fn new(slots: usize, processors: usize, reserve: bool) -> Self {
+        let mut extent = extent(BASE, slots, processors);
+        if reserve {
+            extent = extent.with_reserve();
+        }
         Self {
             near: (0..processors).map(|cpu| extent.home(cpu)).collect(),
+            reserve: if reserve {
+                (slots / 8).max(CHUNK_SLOTS)
+            } else {
+                0
+            },
             extent,
             used: vec![false; slots],
             live: Vec::new(),
@@ -193,9 +203,9 @@ impl Model {
                     && ask.obeys(start(first))
                     && (ever || self.free(first..end))
             });
-        // Across chunks: whole ones, and only if no chunk could hold it.
+        // Across chunks: whole ones above the reserve, and only if no chunk could hold it.
         small
-            || (0..self.used.len()).any(|first| {
+            || (self.reserve..self.used.len()).any(|first| {
                 let chunk = first / CHUNK_SLOTS * CHUNK_SLOTS;
                 let end = (first + slots).next_multiple_of(CHUNK_SLOTS);
                 end - chunk > CHUNK_SLOTS
@@ -276,9 +286,10 @@ impl Model {
                 let room = self.used.len() as u64 * SLOT_SIZE;
                 let needs = ask.size as u64 + (ask.phys & ask.min_align & 0x1ffff);
                 ensure!(
-                    needs > room,
+                    needs > room || self.reserve != 0,
                     "too large, but {needs} are not more than {room}"
                 );
+                ensure!(!self.has_room(ask, true), "too large, but there is a place");
             }
         }
         Ok(None)
@@ -461,10 +472,10 @@ impl Model {
         ensure_eq!(self.extent.is_idle(), used == 0);
 
         let (mut most, mut whole) = (0, 0);
-        for chunk in self.used.chunks(CHUNK_SLOTS) {
+        for (index, chunk) in self.used.chunks(CHUNK_SLOTS).enumerate() {
             let inside = chunk.split(|used| *used).map(<[bool]>::len).max();
             let inside = inside.unwrap_or(0);
-            whole = if inside == CHUNK_SLOTS {
+            whole = if inside == CHUNK_SLOTS && index >= self.reserve / CHUNK_SLOTS {
                 whole + inside
             } else {
                 0
@@ -475,7 +486,7 @@ impl Model {
         Ok(())
     }
 
-    /// Empties the extent, and takes all of it in one piece.
+    /// Empties the extent, and takes all of it in one piece: all but the reserve.
     pub fn finish(mut self) -> Verdict {
         while !self.live.is_empty() {
             ensure!(self.extent.seize().is_none(), "seized, but in use");
@@ -483,10 +494,18 @@ impl Model {
         }
         self.count()?;
 
-        let all = Request::new(self.used.len()).ok_or("no slots")?;
+        let most = self.used.len() - self.reserve;
+        if self.reserve != 0 {
+            let more = Request::new(most + 1).ok_or("no slots")?;
+            ensure_eq!(
+                self.extent.claim(&more, 0).unwrap_err(),
+                ClaimError::TooLarge
+            );
+        }
+        let all = Request::new(most).ok_or("no slots")?;
         let run = self.extent.claim(&all, 0);
         let run = run.map_err(|error| format!("{error:?}"))?;
-        ensure_eq!(self.extent.available(), 0);
+        ensure_eq!(self.extent.available(), self.reserve);
         ensure_eq!(self.extent.cancel(run), 0);
 
         let seized = self.extent.seize();

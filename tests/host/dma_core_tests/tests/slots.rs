@@ -95,8 +95,9 @@ proptest! {
     fn does_what_the_model_does(
         (slots, steps) in extents().prop_flat_map(|slots| (Just(slots), steps(slots))),
         processors in 1usize..9,
+        reserve in any::<bool>(),
     ) {
-        let mut model = Model::new(slots, processors);
+        let mut model = Model::new(slots, processors, reserve);
         for step in &steps {
             model.step(step).map_err(TestCaseError::fail)?;
         }
@@ -113,8 +114,9 @@ proptest! {
         slots in prop::sample::select(vec![128usize, 512, 4096, 16384]),
         first in asks(),
         back in any::<usize>(),
+        reserve in any::<bool>(),
     ) {
-        let mut model = Model::new(slots, 4);
+        let mut model = Model::new(slots, 4, reserve);
         for size in [first.size, first.size / 2 + 1, 4096, 1] {
             let ask = Ask { size, ..first };
             loop {
@@ -181,6 +183,63 @@ proptest! {
         }
         prop_assert!(extent.is_idle());
         prop_assert!(extent.seize().is_some());
+    }
+
+    /// Whatever large runs have come and gone, an eighth is left to small ones, and all of it is theirs.
+    #[test]
+    fn large_runs_leave_a_reserve(
+        slots in extents(),
+        sizes in prop::collection::vec((65usize..2000, any::<bool>()), 1..80),
+        cpu in 0usize..4,
+    ) {
+        let extent = extent(BASE, slots, 4).with_reserve();
+        prop_assert_eq!(extent.reserve(), (slots / 8).max(64));
+        let (mut large, mut small) = (Vec::new(), Vec::new());
+        for (size, back) in sizes {
+            match extent.claim(&Request::new(size).unwrap(), cpu) {
+                Ok(run) if back => prop_assert_eq!(extent.cancel(run), 0),
+                Ok(run) => {
+                    prop_assert!(run.start().raw() >= BASE + extent.reserve() as u64 * SLOT_SIZE);
+                    large.push(run);
+                }
+                Err(ClaimError::TooLarge) => {
+                    prop_assert!(size.next_multiple_of(64) > slots - extent.reserve());
+                }
+                Err(why) => prop_assert_eq!(why, ClaimError::Full),
+            }
+        }
+        prop_assert!(extent.available() >= extent.reserve());
+        let page = Request::new(2).unwrap();
+        for _ in 0..extent.reserve() / 2 {
+            small.push(extent.claim(&page, cpu).unwrap());
+        }
+        for run in large.into_iter().chain(small) {
+            prop_assert_eq!(extent.cancel(run), 0);
+        }
+        prop_assert!(extent.is_idle());
+        prop_assert!(extent.seize().is_some());
+    }
+
+    /// What devices are told that they may map is to be had in an empty extent, reserve or not.
+    #[test]
+    fn half_an_extent_is_given(slots in extents(), phys in 0u64..1 << 42, masks in (0u32..13, 11u32..33)) {
+        let extent = extent(BASE, slots, 2).with_reserve();
+        let (min_align, boundary) = ((1u64 << masks.0) - 1, (1u64 << masks.1) - 1);
+        let half = slots * SLOT_SIZE as usize / 2 - ((min_align as usize + 1) & !1);
+        for size in [half, half / 2 + 1, half / 8 * 7] {
+            let limits = Limits::new(!0, 0, boundary, min_align);
+            match extent.request(Phys::new(phys), size, &limits) {
+                Ok(request) => {
+                    let run = extent.claim(&request, 0).unwrap();
+                    prop_assert_eq!(extent.cancel(run), 0);
+                }
+                // No place keeps such low bits within such a boundary.
+                Err(why) => {
+                    prop_assert_eq!(why, ClaimError::Impossible);
+                    prop_assert!((phys & min_align) + size as u64 > boundary + 1);
+                }
+            }
+        }
     }
 
     #[test]

@@ -17,19 +17,20 @@ const LARGEST: u64 = 1 << 22;
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
     let slots = input.one_of(&[128, 256, 512, 1024]);
-    let processors = 1 + input.below(8) as usize;
+    let kind = input.below(16) as usize;
+    let (processors, reserve) = (1 + kind % 8, kind >= 8);
 
-    let mut model = Model::new(slots, processors);
+    let mut model = Model::new(slots, processors, reserve);
     let mut done = Vec::new();
     while !input.is_empty() && done.len() < STEPS {
         let step = step(&mut input);
         done.push(step);
         if let Err(why) = model.step(&step) {
-            panic!("{why}\n{slots} slots, {processors} processors, {done:#x?}");
+            panic!("{why}\n{slots} slots, kind {kind}, {done:#x?}");
         }
     }
     if let Err(why) = model.finish() {
-        panic!("{why}\nin the end; {slots} slots, {processors} processors, {done:#x?}");
+        panic!("{why}\nin the end; {slots} slots, kind {kind}, {done:#x?}");
     }
 });
 

@@ -87,12 +87,13 @@ impl Model {
     /// Is there a run of so many slots, for a list?
     fn has_run(&self, slots: usize) -> bool {
         let slots = slots.next_multiple_of(2);
-        let (step, needs) = if slots <= CHUNK_SLOTS {
-            (1, slots)
+        let (from, step, needs) = if slots <= CHUNK_SLOTS {
+            (0, 1, slots)
         } else {
-            (CHUNK_SLOTS, slots.next_multiple_of(CHUNK_SLOTS))
+            let whole = slots.next_multiple_of(CHUNK_SLOTS);
+            (self.reserve, CHUNK_SLOTS, whole)
         };
-        (0..self.used.len()).step_by(step).any(|first| {
+        (from..self.used.len()).step_by(step).any(|first| {
             let in_chunk = first % CHUNK_SLOTS + slots <= CHUNK_SLOTS || slots > CHUNK_SLOTS;
             in_chunk && self.free(first..first + needs)
         })
