@@ -23,7 +23,7 @@ from zoo_table import Cell
 
 OUT = Path("/src/out/zoo")
 RESULT = Path("/src/out/zoo.json")
-COUNTED = ("direct", "bounced", "bounced_bytes", "largest_bounce", "reasons", "failures", "misuse")
+COUNTED = ("direct", "bounced", "bounced_bytes", "largest_bounce", "coherent", "reasons", "failures", "misuse")
 HEAD = ["cell", "aperture", "bytes verified", "wrong", "direct", "bounced", "why"]
 
 

@@ -14,6 +14,10 @@ from problem import Problem
 FOLDER = Path("/src/tests/dom0/zoo")
 PLACE = "/zoo"
 """Where dom0 finds the folder."""
+SETTINGS = ("kind", "at", "driver", "modules", "mtu", "layers", "filesystem")
+"""What dom0 is told as the table has it."""
+OURS = ("xen_swiotlb_rs_edu",)
+"""Drivers that are no stock modules but our tests."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +71,25 @@ def cells_of(table: configparser.ConfigParser, device: str) -> list[Cell]:
     options = ["--no-driver", "--monitor", "--timeout", "900", "--files", f"{FOLDER}={PLACE}"]
     options += shlex.split(kind["options"].format(**row))
     for module in row["modules"].split():
-        options += ["--include-module", module]
+        options += ["--include-module", module] if module not in OURS else []
     for text in [*fixed, *plugged]:
         options += ["--device", text]
-    settings = {name: row[name] for name in ("kind", "at", "driver", "modules")}
+    settings = {name: row[name] for name in SETTINGS}
     settings["plugged"] = "\n".join(map(monitor_form, plugged))
     found = []
-    for name in row["layouts"].split():
-        layout = table[f"layout {name}"]
-        apertures = [f"{one}:{table[f'aperture {one}'].get('parameters', '')}" for one in layout["apertures"].split()]
+    for section in table.sections():
+        what, _, name = section.partition(" ")
+        if what != "layout" or not row[name]:
+            continue
+        apertures = [f"{one}:{table[f'aperture {one}'].get('parameters', '')}" for one in row[name].split()]
         found.append(
             Cell(
                 device=device,
                 layout=name,
-                shows=f"{row['shows']}; memory {name}, aperture {layout['apertures'].replace(' ', ', ')}",
+                shows=f"{row['shows']}; memory {name}, aperture {row[name].replace(' ', ', ')}",
                 sample=name in row.get("sample", "").split(),
                 address=row["at"],
-                options=[*shlex.split(layout["options"]), *options],
+                options=[*shlex.split(table[section]["options"]), *options],
                 settings={**settings, "apertures": ";".join(apertures)},
             )
         )

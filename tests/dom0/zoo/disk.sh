@@ -53,6 +53,7 @@ exercise() {
 load() {
 	for _ in 1 2 3; do
 		(while dd if="/dev/$disk" of=/dev/null bs=256K iflag=direct 2>/dev/null; do :; done) &
+		busy="$busy $!"
 	done
 }
 
