@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,36 +25,58 @@ from zoo_table import Cell
 OUT = Path("/src/out/zoo")
 RESULT = Path("/src/out/zoo.json")
 COUNTED = ("direct", "bounced", "bounced_bytes", "largest_bounce", "coherent", "reasons", "failures", "misuse")
-HEAD = ["cell", "aperture", "bytes verified", "wrong", "direct", "bounced", "why"]
+HEAD = ["cell", "aperture", "bytes verified", "wrong", "direct", "bounced", "coherent", "no room", "why it bounced"]
+
+
+def numbers(folder: Path, aperture: str, address: str) -> dict[str, Any]:
+    """The driver's numbers of a device with an aperture: added up, if it went and came back meanwhile."""
+    total: dict[str, Any] = {}
+    for name in (f"{aperture}-before", aperture):
+        place = folder / f"{name}.json"
+        devices = json.loads(place.read_text())["devices"] if place.is_file() else []
+        for device in devices:
+            if device["name"] == address:
+                total = {what: sum_of(what, total.get(what), device[what]) for what in COUNTED}
+    return total
+
+
+def sum_of(what: str, one: Any, other: Any) -> Any:
+    """Of two numbers, or of two tables of them; the largest is no sum."""
+    if one is None:
+        return other
+    if isinstance(other, dict):
+        return {name: one[name] + count for name, count in other.items()}
+    return max(one, other) if what == "largest_bounce" else one + other
 
 
 def rounds(folder: Path, cell: Cell) -> list[dict[str, Any]]:
     """What a boot left: a record for each aperture that it came through."""
+    place = folder / "rounds"
     found = []
-    if not (folder / "rounds").is_file():
-        return []
-    for line in (folder / "rounds").read_text().splitlines():
+    for line in place.read_text().splitlines() if place.is_file() else []:
         aperture, verified, mismatches = line.split()
-        entry: dict[str, Any] = {
-            "aperture": aperture,
-            "bytes_verified": int(verified),
-            "mismatches": int(mismatches),
-        }
-        stats = folder / f"{aperture}.json"
-        if stats.is_file():
-            devices = json.loads(stats.read_text())["devices"]
-            numbers = next((device for device in devices if device["name"] == cell.address), {})
-            entry |= {name: numbers.get(name) for name in COUNTED}
-        found.append(entry)
+        counts = {"bytes_verified": int(verified), "mismatches": int(mismatches)}
+        found.append({"aperture": aperture, **counts, **numbers(folder, aperture, cell.address)})
     return found
+
+
+def complaints(entry: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with a round."""
+    if entry["mismatches"]:
+        yield f"{entry['mismatches']} bytes differ"
+    # An aperture that is small from the first has no room now and then, and the drivers ask again.
+    small = entry["aperture"] != "normal"
+    for group in ("failures", "misuse"):
+        for name, count in entry.get(group, {}).items():
+            if count and not (small and name == "full"):
+                yield f"{name} {count} times"
 
 
 def wrong(folder: Path, entries: list[dict[str, Any]], status: int) -> list[str]:
     """What was not as it should be."""
     place = folder / "wrong"
     found = place.read_text().splitlines() if place.is_file() else []
-    found += [f"{entry['aperture']}: {entry['mismatches']} bytes differ" for entry in entries if entry["mismatches"]]
-    found += [f"{entry['aperture']}: misuse" for entry in entries if any((entry.get("misuse") or {}).values())]
+    found += [f"{entry['aperture']}: {text}" for entry in entries for text in complaints(entry)]
     if status and not found:
         found.append(f"the boot ended with status {status}")
     return found
@@ -97,13 +120,13 @@ def table(records: list[dict[str, Any]]) -> Table:
     rows = []
     for record in records:
         for entry in record["rounds"]:
-            why = ", ".join(f"{name} {count}" for name, count in (entry.get("reasons") or {}).items() if count)
-            counts = [entry[name] for name in ("bytes_verified", "mismatches")]
-            counts += [entry.get(name) or 0 for name in ("direct", "bounced")]
+            why = ", ".join(f"{name} {count}" for name, count in entry.get("reasons", {}).items() if count)
+            counts = [entry.get(name, 0) for name in ("bytes_verified", "mismatches", "direct", "bounced", "coherent")]
+            counts.append(entry.get("failures", {}).get("full", 0))
             rows.append([record["name"], entry["aperture"], *(f"{count:,}" for count in counts), why or "-"])
         c = record["c"]
         if c and c["wrong"]:
-            rows.append([record["name"], "C's backend", *[""] * 4, "; ".join(c["wrong"])])
+            rows.append([record["name"], "C's backend", *[""] * (len(HEAD) - 3), "; ".join(c["wrong"])])
     return Table("The zoo", HEAD, rows)
 
 

@@ -95,7 +95,9 @@ static void round_trip(int fd, struct pending *all, size_t count, size_t *compar
 			left--;
 			fill(out, all[i].size, number);
 			*compared += all[i].size;
-			*wrong += (size_t)size == all[i].size ? difference(in, out, size) : all[i].size;
+			/* Of another size, all of it is wrong. */
+			*wrong += (size_t)size == all[i].size ? difference(in, out, size)
+							      : all[i].size;
 		}
 	}
 }

@@ -37,7 +37,7 @@ holds() {
 # shuffle: requests of many sizes in any order, several at a time; each block tells its place and its sum.
 shuffle() {
 	fio --name=zoo --filename="/dev/$disk" --direct=1 --ioengine=io_uring --iodepth=8 --rw=randwrite \
-		--bsrange=512-128k --verify=crc32c --verify_fatal=1 --size=$bytes --output-format=json >/tmp/fio ||
+		--bsrange=512-128k --verify=crc32c --verify_fatal=1 --size="$bytes" --output-format=json >/tmp/fio ||
 		return
 	compared "$(sed -n '/"read" :/,/io_bytes/s/.*"io_bytes" : \([0-9]*\).*/\1/p' /tmp/fio)" 0
 }
