@@ -18,12 +18,18 @@ turned() {
 }
 
 fill_memory() {
-	for file in $files; do turned "$file" >"/mnt/$file" || return; done
+	for file in $files; do
+		turned "$file" | tee "/mnt/$file" | md5sum | cut -d' ' -f1 >"/tmp/sum$file" || return
+	done
 }
 
+# same: by their sums; byte by byte only where that differs, since it takes long.
 same() {
 	for file in $files; do
-		compared 4194304 "$(turned "$file" | cmp -l - "/mnt/$file" 2>&1 | wc -l)" || return
+		differ=0
+		[ "$(md5sum <"/mnt/$file" | cut -d' ' -f1)" = "$(cat "/tmp/sum$file")" ] ||
+			differ=$(turned "$file" | cmp -l - "/mnt/$file" 2>&1 | wc -l)
+		compared 4194304 "$differ" || return
 	done
 }
 
@@ -43,7 +49,6 @@ lives() {
 	echo "$(used_kb) KiB of swap in use, of $total_kb KiB of memory"
 	expect "swap holds much of it" [ "$(used_kb)" -ge $least_kb ]
 	expect "it is all there" same
-	expect "and again" same
 	umount /mnt
 	expect "swap is turned off" swapoff "/dev/$disk"
 }
