@@ -130,6 +130,12 @@ def table(records: list[dict[str, Any]]) -> Table:
     return Table("The zoo", HEAD, rows)
 
 
+def counted(records: list[dict[str, Any]]) -> dict[str, int]:
+    """Cells by verdict."""
+    verdicts = [record["verdict"] for record in records]
+    return {verdict: verdicts.count(verdict) for verdict in ("passed", "failed", "skipped")}
+
+
 def choose(names: list[str]) -> list[Cell]:
     """The cells that were named, by device or by cell, or all."""
     cells = zoo_table.read()
@@ -163,9 +169,10 @@ def main() -> int:
         record["c"] = run(cell, "c", common) if options.compare or record["verdict"] == "failed" else None
         show(cell, number, record)
         records.append(record)
-    counts = {verdict: sum(record["verdict"] == verdict for record in records) for verdict in ("passed", "failed", "skipped")}
-    zoo = {"version": 1, "kernel": options.kernel, "cells": records, **counts}
-    RESULT.write_text(json.dumps(zoo, indent=2) + "\n")
+        # An interrupted run leaves what it has found.
+        zoo = {"version": 1, "kernel": options.kernel, "cells": records, **counted(records)}
+        RESULT.write_text(json.dumps(zoo, indent=2) + "\n")
+    counts = counted(records)
     print(f"\n{table(records).for_terminal()}")
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     return 1 if counts["failed"] else 0

@@ -4,6 +4,7 @@
 # A disk, in the zoo: all of it is written and read past the page cache, in requests as large as the driver allows,
 # and by many small ones at a time.  /tmp/held is what it should hold.
 : "${at:?}"
+round=${round:-}
 
 # disk_there: the disk behind the device, in $disk.
 disk_there() {
@@ -17,8 +18,17 @@ disk_there() {
 comes() {
 	until_true 60 disk_there || return
 	bytes=$(($(cat "/sys/block/$disk/size") * 512))
-	large_requests "$disk" >/dev/null
+	requests
 	[ -e /tmp/held ] || expect "it holds what the host put there" given
+}
+
+# requests: as large as the driver allows.  Only, all that a request maps must fit an aperture that
+# cannot grow: else the disk's driver asks again for ever.
+requests() {
+	large_requests "$disk" >/dev/null
+	case $round in
+	tiny*) [ "$(cat "/sys/block/$disk/queue/max_sectors_kb")" -le 512 ] || echo 512 >"/sys/block/$disk/queue/max_sectors_kb" ;;
+	esac
 }
 
 given() {

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=sh
 #
-# A DMA engine, in the zoo: binding its driver, one of our tests, runs all of its cases.
+# A DMA engine, in the zoo: binding its driver, one of our tests, runs all of its cases.  They need
+# a process with memory of its own, so the device is not plugged in: the kernel would bind it by a thread.
 result=/sys/kernel/debug/xen_swiotlb_rs_edu/result
 counted=0 differed=0
 

@@ -12,7 +12,7 @@ export DM_DISABLE_UDEV=1
 
 comes() {
 	until_true 60 disk_there || return
-	large_requests "$disk" >/dev/null
+	requests
 }
 
 sectors() {
