@@ -54,8 +54,8 @@ build() {
 	modprobe dm-mod
 	for module in dm-crypt xts dm-raid raid1 raid456; do modprobe $module; done
 	for each in $layers; do $each || return; done
-	mkfs."$filesystem" -q "$top" || return
 	modprobe "$filesystem"
+	mkfs."$filesystem" -q "$top" || return
 	mount -t "$filesystem" "$top" /mnt
 }
 
@@ -98,8 +98,8 @@ take_apart() {
 }
 
 exercise() {
-	small=$(seq 1 40)
-	dd if=/dev/urandom of=/tmp/data bs=1M count=12 2>/dev/null
+	small=$(seq 1 20)
+	dd if=/dev/urandom of=/tmp/data bs=1M count=6 2>/dev/null
 	build || give_up "the stack is not built"
 	expect "files are written" fill_it
 	expect "they hold what was written" same
