@@ -44,12 +44,17 @@ holds() {
 	dd if=/tmp/held of="/dev/$disk" bs=1M count=1 oflag=direct 2>/dev/null
 }
 
+# verified_by_fio: the bytes that it read and found right.
+verified_by_fio() {
+	sed -n '/"read" :/,/io_bytes/s/.*"io_bytes" : \([0-9]*\).*/\1/p' /tmp/fio
+}
+
 # shuffle: requests of many sizes in any order, several at a time; each block tells its place and its sum.
 shuffle() {
 	fio --name=zoo --filename="/dev/$disk" --direct=1 --ioengine=io_uring --iodepth=8 --rw=randwrite \
 		--bsrange=512-128k --verify=crc32c --verify_fatal=1 --size="$bytes" --output-format=json >/tmp/fio ||
 		return
-	compared "$(sed -n '/"read" :/,/io_bytes/s/.*"io_bytes" : \([0-9]*\).*/\1/p' /tmp/fio)" 0
+	compared "$(verified_by_fio)" 0
 }
 
 exercise() {
