@@ -4,7 +4,7 @@
 
 export V KVER SUITE MIRROR
 
-.PHONY: module demo test bench limits kunit host-test fuzz dom0-test soak lint shell clean help
+.PHONY: module demo test bench limits kunit host-test fuzz dom0-test soak zoo lint shell clean help
 
 ifneq ($(KDIR),)
 
@@ -30,6 +30,9 @@ demo:
 
 test:
 	@scripts/test
+
+zoo:
+	@scripts/zoo
 
 bench:
 	@scripts/bench
@@ -80,6 +83,7 @@ help:
 	@echo 'make kunit            the KUnit suites, without a hypervisor and as dom0'
 	@echo 'make dom0-test        the scenarios in a booted dom0'
 	@echo 'make soak             one of them, a hundred cycles of load, growth and pressure'
+	@echo 'make zoo              real devices of many kinds, their stock drivers, in many layouts'
 	@echo 'make bench            measure it against the C driver, in exact instructions'
 	@echo 'make limits           compare what disks'\'' drivers may ask for: bare metal, C, ours'
 	@echo 'make clean            remove what was built in the checkout (the cache stays)'

@@ -57,6 +57,12 @@ impl Direction {
         Self(unsafe { (&raw const raw).cast::<u32>().read() })
     }
 
+    /// Any number, also one that the DMA API would not let through.
+    #[cfg(any(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST, xen_dma_client))]
+    pub(crate) const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+
     /// As C has it.
     #[cfg(any(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST, xen_dma_client))]
     pub(crate) const fn to_raw(self) -> bindings::dma_data_direction {

@@ -126,8 +126,9 @@ def build_initramfs(
             kernels.add_driver(archive, kernel)
         if options.guest:
             domu.add(archive, kernel)
-        for folder in options.files:
-            archive.tree(folders.existing(folder))
+        for text in options.files:
+            folder, _, name = text.partition("=")
+            archive.tree(folders.existing(folder), name)
         settings = {
             "output_port": str(qemu.OUTPUT_PORT),
             "records_port": str(qemu.RECORDS_PORT),

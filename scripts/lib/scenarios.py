@@ -9,6 +9,8 @@ says what it shows, then lines that say what it needs:
     # expect: STATUS      the exit status of a good run, if not 0 (114: dom0 must crash)
 
 The rest is a script for dom0.  It ends with status 0, 77 (skipped), or any other (failed).
+
+Besides, the cells of the zoo that its table calls samples are scenarios: zoo-CELL.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lifetime
+import zoo_table
 from problem import Problem, report
 
 FOLDER = Path("/src/tests/dom0/scenarios")
@@ -36,9 +39,9 @@ class Scenario:
     """What the head of a scenario's file says."""
 
     name: str
-    path: Path
     shows: str
     options: list[str]
+    """Of scripts/dom0: what to boot, and what to run there."""
     needs_driver: bool
     expected: int
 
@@ -59,27 +62,38 @@ def read(path: Path) -> Scenario:
             shows.append(line.removeprefix("#").strip())
     return Scenario(
         name=path.name,
-        path=path,
         shows=" ".join(shows).strip(),
-        options=shlex.split(" ".join(fields["dom0"])),
+        options=[*shlex.split(" ".join(fields["dom0"])), "--run", str(path)],
         needs_driver="required" in fields["driver"],
         expected=int(fields["expect"][-1]) if fields["expect"] else 0,
     )
 
 
-def choose(names: list[str]) -> list[Scenario]:
+def of_zoo(cell: zoo_table.Cell, backend: str) -> Scenario:
+    """A cell of the zoo, as a scenario."""
+    return Scenario(
+        name=f"zoo-{cell.name}",
+        shows=f"From the zoo: {cell.shows}.",
+        options=[*cell.options, "--command", cell.command(backend)],
+        needs_driver=False,
+        expected=0,
+    )
+
+
+def choose(names: list[str], backend: str) -> list[Scenario]:
     """The scenarios that were named, or all."""
-    known = {path.name: path for path in sorted(FOLDER.iterdir()) if path.is_file()}
+    all_of_them = [read(path) for path in sorted(FOLDER.iterdir()) if path.is_file()]
+    all_of_them += [of_zoo(cell, backend) for cell in zoo_table.read() if cell.sample]
+    known = {scenario.name: scenario for scenario in all_of_them}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise Problem(f"no scenario '{unknown[0]}'", f"There are: {' '.join(known)}")
-    return [read(known[name]) for name in names or known]
+    return [known[name] for name in names or known]
 
 
-def boot(scenario: Scenario, common: list[str]) -> tuple[int, str]:
-    """Boots what the scenario needs and runs it; gives the exit status and all that was said."""
-    # Where both say something, the command line counts.
-    command = [sys.executable, "-B", str(RUNNER), *scenario.options, *common, "--run", str(scenario.path)]
+def boot(options: list[str]) -> tuple[int, str]:
+    """Runs scripts/dom0 with `options`; gives the exit status and all that was said."""
+    command = [sys.executable, "-B", str(RUNNER), *options]
     out = None if os.environ.get("V") == "1" else subprocess.PIPE
     with subprocess.Popen(command, stdout=out, stderr=out and subprocess.STDOUT) as process:
         try:
@@ -102,7 +116,7 @@ def main() -> int:
     arguments = sys.argv[1:]
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options = made.parse_args(arguments[:split])
-    scenarios = choose(options.names)
+    scenarios = choose(options.names, "c" if options.no_driver else "ours")
     if options.list:
         for scenario in scenarios:
             print(f"{scenario.name}: {scenario.shows}")
@@ -118,7 +132,8 @@ def main() -> int:
         if options.no_driver and scenario.needs_driver:
             verdict, said = "skipped", ""
         else:
-            status, said = boot(scenario, common)
+            # Where both say something, the command line counts.
+            status, said = boot([*scenario.options, *common])
             verdict = "ok" if status == scenario.expected else "skipped" if status == SKIPPED else "not ok"
         counts[verdict] += 1
         text = f"{verdict.replace('skipped', 'ok')} {number} - {scenario.name}"

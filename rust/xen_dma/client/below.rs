@@ -34,8 +34,7 @@ use kernel::{
 
 /// A direction by its number in C, which need not be one that there is.
 pub fn direction(number: u32) -> Direction {
-    // CAST: Of the same size; no number means anything here.
-    Direction::from_raw(number as bindings::dma_data_direction)
+    Direction::from_number(number)
 }
 
 /// The device's table; [`ENODEV`] if it has none of its own.

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Runs the zoo: scripts/zoo's part inside the tool root.
+
+Documentation/numbers.md describes out/zoo.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lifetime
+import zoo_table
+from bench_report import Table
+from problem import Problem, report, say
+from scenarios import SHOWN_LINES, SKIPPED, boot
+from zoo_table import Cell
+
+OUT = Path("/src/out/zoo")
+RESULT = Path("/src/out/zoo.json")
+COUNTED = ("direct", "bounced", "bounced_bytes", "largest_bounce", "coherent", "reasons", "failures", "misuse")
+HEAD = ["cell", "aperture", "bytes verified", "wrong", "direct", "bounced", "coherent", "no room", "why it bounced"]
+
+
+def numbers(folder: Path, aperture: str, address: str) -> dict[str, Any]:
+    """The driver's numbers of a device with an aperture: added up, if it went and came back meanwhile."""
+    total: dict[str, Any] = {}
+    for name in (f"{aperture}-before", aperture):
+        place = folder / f"{name}.json"
+        devices = json.loads(place.read_text())["devices"] if place.is_file() else []
+        for device in devices:
+            if device["name"] == address:
+                total = {what: sum_of(what, total.get(what), device[what]) for what in COUNTED}
+    return total
+
+
+def sum_of(what: str, one: Any, other: Any) -> Any:
+    """Of two numbers, or of two tables of them; the largest is no sum."""
+    if one is None:
+        return other
+    if isinstance(other, dict):
+        return {name: one[name] + count for name, count in other.items()}
+    return max(one, other) if what == "largest_bounce" else one + other
+
+
+def rounds(folder: Path, cell: Cell) -> list[dict[str, Any]]:
+    """What a boot left: a record for each aperture that it came through."""
+    place = folder / "rounds"
+    found = []
+    for line in place.read_text().splitlines() if place.is_file() else []:
+        aperture, verified, mismatches = line.split()
+        counts = {"bytes_verified": int(verified), "mismatches": int(mismatches)}
+        found.append({"aperture": aperture, **counts, **numbers(folder, aperture, cell.address)})
+    return found
+
+
+def complaints(entry: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with a round."""
+    if entry["mismatches"]:
+        yield f"{entry['mismatches']} bytes differ"
+    # An aperture that is small from the first has no room now and then, and the drivers ask again.
+    small = entry["aperture"] != "normal"
+    for group in ("failures", "misuse"):
+        for name, count in entry.get(group, {}).items():
+            if count and not (small and name == "full"):
+                yield f"{name} {count} times"
+
+
+def wrong(folder: Path, entries: list[dict[str, Any]], status: int) -> list[str]:
+    """What was not as it should be."""
+    place = folder / "wrong"
+    found = place.read_text().splitlines() if place.is_file() else []
+    found += [f"{entry['aperture']}: {text}" for entry in entries for text in complaints(entry)]
+    if status and not found:
+        found.append(f"the boot ended with status {status}")
+    return found
+
+
+def run(cell: Cell, backend: str, common: list[str]) -> dict[str, Any]:
+    """Boots a cell; gives its record."""
+    folder = OUT / f"{cell.name}-{backend}"
+    shutil.rmtree(folder, ignore_errors=True)
+    began = time.monotonic()
+    status, said = boot([*common, *cell.options, "--out", str(folder), "--command", cell.command(backend)])
+    entries = rounds(folder, cell) if status != SKIPPED else []
+    found = wrong(folder, entries, status) if status != SKIPPED else []
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log").write_text(said)
+    return {
+        "verdict": "skipped" if status == SKIPPED else "failed" if found else "passed",
+        "seconds": round(time.monotonic() - began),
+        "rounds": entries,
+        "wrong": found,
+    }
+
+
+def show(cell: Cell, number: int, record: dict[str, Any]) -> None:
+    """A cell's line, and what is wrong with it."""
+    verdict = record["verdict"]
+    skip = " # SKIP" if verdict == "skipped" else ""
+    print(f"{'not ok' if verdict == 'failed' else 'ok'} {number} - {cell.name}{skip} ({record['seconds']} s)")
+    c = record["c"]
+    if verdict == "failed":
+        said = (OUT / f"{cell.name}-ours/log").read_text().splitlines()
+        print("".join(f"    {line}\n" for line in said[-SHOWN_LINES:]), end="")
+        print("".join(f"    wrong: {text}\n" for text in record["wrong"]), end="")
+    if c and c["wrong"]:
+        print("".join(f"    C's backend: {text}\n" for text in c["wrong"]), end="")
+    sys.stdout.flush()
+
+
+def table(records: list[dict[str, Any]]) -> Table:
+    """The report for people: a row an aperture."""
+    rows = []
+    for record in records:
+        for entry in record["rounds"]:
+            why = ", ".join(f"{name} {count}" for name, count in entry.get("reasons", {}).items() if count)
+            counts = [entry.get(name, 0) for name in ("bytes_verified", "mismatches", "direct", "bounced", "coherent")]
+            counts.append(entry.get("failures", {}).get("full", 0))
+            rows.append([record["name"], entry["aperture"], *(f"{count:,}" for count in counts), why or "-"])
+        c = record["c"]
+        if c and c["wrong"]:
+            rows.append([record["name"], "C's backend", *[""] * (len(HEAD) - 3), "; ".join(c["wrong"])])
+    return Table("The zoo", HEAD, rows)
+
+
+def counted(records: list[dict[str, Any]]) -> dict[str, int]:
+    """Cells by verdict."""
+    verdicts = [record["verdict"] for record in records]
+    return {verdict: verdicts.count(verdict) for verdict in ("passed", "failed", "skipped")}
+
+
+def choose(names: list[str]) -> list[Cell]:
+    """The cells that were named, by device or by cell, or all."""
+    cells = zoo_table.read()
+    known = {cell.device for cell in cells} | {cell.name for cell in cells}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise Problem(f"no device or cell '{unknown[0]}'", "scripts/zoo --list says what there is.")
+    return [cell for cell in cells if not names or cell.device in names or cell.name in names]
+
+
+def main() -> int:
+    """Runs them; 0 if none failed."""
+    made = argparse.ArgumentParser(prog="zoo", allow_abbrev=False, add_help=False)
+    made.add_argument("--host-folders", nargs=3, default=["/src", "/cache", "/src"])
+    made.add_argument("--kernel")
+    made.add_argument("--list", action="store_true")
+    made.add_argument("--compare", action="store_true")
+    made.add_argument("names", nargs="*")
+    options = made.parse_args()
+    cells = choose(options.names)
+    if options.list:
+        for cell in cells:
+            print(f"{cell.name}: {cell.shows}")
+        return 0
+
+    common = ["--host-folders", *options.host_folders, "--kernel", options.kernel]
+    records = []
+    for number, cell in enumerate(cells, 1):
+        say(f"{number}/{len(cells)} {cell.name}: {cell.shows}")
+        record = {"name": cell.name, "device": cell.device, "layout": cell.layout, **run(cell, "ours", common)}
+        record["c"] = run(cell, "c", common) if options.compare or record["verdict"] == "failed" else None
+        show(cell, number, record)
+        records.append(record)
+        # An interrupted run leaves what it has found.
+        zoo = {"version": 1, "kernel": options.kernel, "cells": records, **counted(records)}
+        RESULT.write_text(json.dumps(zoo, indent=2) + "\n")
+    counts = counted(records)
+    print(f"\n{table(records).for_terminal()}")
+    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    return 1 if counts["failed"] else 0
+
+
+if __name__ == "__main__":
+    lifetime.end_in_order()
+    try:
+        sys.exit(main())
+    except Problem as problem:
+        report("zoo", problem)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
