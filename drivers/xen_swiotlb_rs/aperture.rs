@@ -202,9 +202,14 @@ impl Aperture {
         };
         let mut vacant = (first..=last).filter(|place| self.extents.read(*place).is_none());
         let place = vacant.next().ok_or(ENOSPC)?;
-        let size = extent.size() as u64;
-        self.enter(&extent, place);
-        self.extents.put(place, extent)?;
+        let (base, size) = (extent.region.base(), extent.size());
+        self.enter(base, size, place);
+        if let Err(error) = self.extents.put(place, extent) {
+            self.enter(base, size, NOWHERE);
+            return Err(error);
+        }
+        // CAST: Widens.
+        let size = size as u64;
         self.most.store(self.most.load().max(size));
         if ORDINARY.contains(&place) {
             self.end.store(self.end.load().max(u64::from(place) + 1));
@@ -219,7 +224,7 @@ impl Aperture {
             let extent = self.extents.read(place)?;
             let _ = extent.slots.seize()?;
             // Nothing can be claimed any more: who has an address of it has none that is mapped.
-            self.enter(&extent, NOWHERE);
+            self.enter(extent.region.base(), extent.size(), NOWHERE);
         }
         let extent = self.extents.take(place)?;
         let sizes = self.each().map(|extent| extent.size() as u64);
@@ -237,11 +242,11 @@ impl Aperture {
         self.near.set_all(0, u64::from(home));
     }
 
-    /// Writes an extent's entries of the directory.
-    fn enter(&self, extent: &Extent, entry: u8) {
-        // CAST: Widens.
-        let first = (extent.region.base().raw() >> DIRECTORY_SHIFT) as usize;
-        let count = extent.size() >> DIRECTORY_SHIFT;
+    /// Writes the directory's entries of an extent with this base and size.
+    fn enter(&self, base: Machine, size: usize, entry: u8) {
+        // CAST: The index has few bits.
+        let first = (base.raw() >> DIRECTORY_SHIFT) as usize;
+        let count = size >> DIRECTORY_SHIFT;
         for byte in self.directory.iter().skip(first).take(count) {
             byte.store(entry);
         }

@@ -10,6 +10,7 @@
 //! C: [`arch/x86/include/asm/cmpxchg.h`](srctree/arch/x86/include/asm/cmpxchg.h),
 //! [`arch/x86/include/asm/barrier.h`](srctree/arch/x86/include/asm/barrier.h).
 
+use crate::fault;
 use core::{
     arch::asm,
     mem::size_of_val, //
@@ -133,6 +134,7 @@ impl Words {
 }
 
 fn filled<T>(count: usize, value: impl Fn() -> T) -> Result<KVVec<T>> {
+    fault::check(fault::Point::Memory)?;
     let mut values = KVVec::with_capacity(count, GFP_KERNEL)?;
     for _ in 0..count {
         values.push(value(), GFP_KERNEL)?;

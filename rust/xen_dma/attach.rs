@@ -15,6 +15,7 @@ use crate::{
         raw,
         Quiet, //
     },
+    fault,
     ops::Provider,
     table::Table,
 };
@@ -49,6 +50,7 @@ pub struct Attachment<P: Provider> {
 impl<P: Provider> Attachment<P> {
     /// Makes the table for a device, without attaching it.  May sleep.
     pub fn new(dev: &Device, provider: P, module: &'static ThisModule) -> Result<Self> {
+        fault::check(fault::Point::Memory)?;
         // INVARIANT: Not in use.
         Ok(Self {
             dev: dev.into(),

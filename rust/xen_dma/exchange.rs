@@ -18,6 +18,10 @@
 
 use crate::{
     bindings,
+    fault::{
+        due,
+        Point, //
+    },
     p2m::{
         local_mfn,
         LinearP2m,
@@ -76,14 +80,15 @@ impl Trade {
         // Lazily unmapped areas may still hold a mapping, and with it a reference on a frame.
         // SAFETY: Callable wherever sleeping is allowed.
         unsafe { bindings::vm_unmap_aliases() };
-        self.take_away(pages)?;
+        self.take_away(pages, Point::Unmap)?;
 
         // On input, the pfn that Xen writes into the first frame's m2p entry; on output, the frame.
         let mut extent = [pages.pfns().next().ok_or(EINVAL)?.raw() as bindings::xen_pfn_t];
         // Xen looks on the other nodes, too, but refuses one that it cannot number.
         let flags = address_bits | node.mem_flags();
-        let mut traded = exchange(&mut self.singles, 0, &mut extent, order, flags);
-        if !traded && flags != address_bits {
+        let willing = !due(Point::Exchange);
+        let mut traded = willing && exchange(&mut self.singles, 0, &mut extent, order, flags);
+        if willing && !traded && flags != address_bits {
             traded = exchange(&mut self.singles, 0, &mut extent, order, address_bits);
         }
         let first = extent[0] as u64;
@@ -110,13 +115,14 @@ impl Trade {
         self.note_frames(pages)?;
         // SAFETY: Callable wherever sleeping is allowed.
         unsafe { bindings::vm_unmap_aliases() };
-        self.take_away(pages)?;
+        self.take_away(pages, Point::GiveBack)?;
 
         for (frame, pfn) in self.singles.iter_mut().zip(pages.pfns()) {
             *frame = pfn.raw() as usize;
         }
         let mut extent = [first.raw() as bindings::xen_pfn_t];
-        let traded = exchange(&mut extent, order, &mut self.singles, 0, 0);
+        let willing = !due(Point::GiveBack);
+        let traded = willing && exchange(&mut extent, order, &mut self.singles, 0, 0);
         if !traded {
             for (index, frame) in self.singles.iter_mut().enumerate() {
                 *frame = first.raw() as usize + index;
@@ -137,8 +143,14 @@ impl Trade {
     }
 
     /// Takes linear mapping and p2m entry of each page away; all of them, or none.
-    fn take_away(&mut self, pages: &Pages) -> Result {
-        let done = self.remap(pages.pfns().map(|pfn| (pfn, 0)));
+    fn take_away(&mut self, pages: &Pages, point: Point) -> Result {
+        // A refusal on demand comes half-way.
+        let count = if due(point) {
+            pages.len() / 2
+        } else {
+            pages.len()
+        };
+        let done = self.remap(pages.pfns().map(|pfn| (pfn, 0)).take(count));
         if done < pages.len() {
             pr_err!("Xen refused to unmap a page before an exchange; undone\n");
             let again = self.map_notes(pages, done);

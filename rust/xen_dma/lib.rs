@@ -6,7 +6,7 @@
 //!
 //! - providing `dma_map_ops`: [`ops`], [`table`], [`attach`], [`bus`], [`scatterlist`], [`user`];
 //! - Xen memory: [`p2m`], [`region`], and the exchange behind it;
-//! - for tests, the API's other side: `client`, and what its calls take: `measure`;
+//! - for tests, the API's other side: `client`, what its calls take: `measure`, and failures: [`fault`];
 //! - devices and plumbing: [`device`], [`irq_lock`], [`atomic`], [`per_cpu`], [`rcu`], [`shrinker`],
 //!   [`int_param`], [`text_param`].
 
@@ -19,6 +19,7 @@ pub mod client;
 pub mod deferred;
 pub mod device;
 mod exchange;
+pub mod fault;
 pub mod int_param;
 pub mod irq_lock;
 #[cfg(xen_dma_client)]
@@ -35,6 +36,8 @@ pub mod table;
 pub mod text_param;
 pub mod user;
 
+#[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
+pub use pages::pages_held;
 pub use pages::{
     Context,
     Node, //

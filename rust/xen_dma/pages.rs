@@ -6,7 +6,13 @@
 //! neighbours are needed, a block of the page allocator is split into single pages, so
 //! that both kinds are freed alike.
 
-use crate::bindings;
+use crate::{
+    bindings,
+    fault::{
+        check,
+        Point, //
+    },
+};
 use core::ptr::NonNull;
 use dma_core::{
     Pfn,
@@ -92,6 +98,23 @@ impl Node {
 /// more would make C's allocator warn.
 const MOST: usize = 1 << 18;
 
+/// Pages held now, by all owners.
+#[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
+static HELD: core::sync::atomic::AtomicIsize = core::sync::atomic::AtomicIsize::new(0);
+
+/// Pages that the driver and its tests hold now.
+#[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
+pub fn pages_held() -> isize {
+    HELD.load(core::sync::atomic::Ordering::Relaxed)
+}
+
+/// Notes that so many more pages are held.
+#[inline(always)]
+fn held(_more: isize) {
+    #[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
+    HELD.fetch_add(_more, core::sync::atomic::Ordering::Relaxed);
+}
+
 /// Pages held by one owner; freed on drop.
 ///
 /// # Invariants
@@ -111,6 +134,7 @@ impl Pages {
         if count > MOST {
             return Err(ENOMEM);
         }
+        check(Point::Memory)?;
         // INVARIANT: Empty.
         let mut pages = Self(KVVec::with_capacity(count, GFP_KERNEL)?);
         let gfp = Context::Sleepable.gfp() | bindings::XEN_DMA_GFP_NORETRY;
@@ -121,9 +145,12 @@ impl Pages {
             if page.is_null() {
                 return Err(ENOMEM);
             }
+            held(1);
             // INVARIANT: Just allocated, order 0, and not highmem.  The capacity is there.
             pages.0.push(page, GFP_KERNEL)?;
         }
+        // The last one was not to be had.
+        check(Point::Memory)?;
         Ok(pages)
     }
 
@@ -144,13 +171,14 @@ impl Pages {
         if order > bindings::MAX_PAGE_ORDER {
             return Err(ENOMEM);
         }
+        check(Point::Memory)?;
         // SAFETY: Any flags are valid, `order` is in range, and the flags match the context.
         let first = unsafe { bindings::alloc_pages_node(node.linux(), context.gfp(), order) };
         if first.is_null() {
             return Err(ENOMEM);
         }
         let list = if fits(pfn(first)) {
-            KVVec::with_capacity(count, context.flags()).map_err(Error::from)
+            check(Point::Memory).and_then(|()| Ok(KVVec::with_capacity(count, context.flags())?))
         } else {
             Err(ENOMEM)
         };
@@ -170,6 +198,7 @@ impl Pages {
             // Within the capacity, so this cannot fail.
             let _ = list.push_within_capacity(first.wrapping_add(index));
         }
+        held(count as isize);
         // INVARIANT: The split made each page of the block an order-0 page.
         Ok(Self(list))
     }
@@ -213,6 +242,7 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
+        held(-(self.0.len() as isize));
         for &page in self.0.iter() {
             // SAFETY: An order-0 page owned by `self`, by the type invariant.
             unsafe { bindings::__free_pages(page, 0) };

@@ -9,7 +9,10 @@
 //! C: [`arch/x86/include/asm/percpu.h`](srctree/arch/x86/include/asm/percpu.h),
 //! [`include/linux/percpu.h`](srctree/include/linux/percpu.h).
 
-use crate::bindings;
+use crate::{
+    bindings,
+    fault, //
+};
 use core::{
     arch::asm,
     ptr::NonNull, //
@@ -36,6 +39,7 @@ unsafe impl<const N: usize> Sync for PerCpu<N> {}
 impl<const N: usize> PerCpu<N> {
     /// Obtains the words.  May sleep.  C: `__alloc_percpu()`.
     pub fn new() -> Result<Self> {
+        fault::check(fault::Point::Memory)?;
         // SAFETY: No preconditions but that sleeping is allowed.
         let words = unsafe { bindings::alloc_percpu_words(N) };
         // INVARIANT: Just obtained, and freed on drop.

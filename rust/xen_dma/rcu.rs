@@ -10,7 +10,10 @@
 //! C: [`include/linux/rcupdate.h`](srctree/include/linux/rcupdate.h),
 //! [`include/linux/preempt.h`](srctree/include/linux/preempt.h).
 
-use crate::bindings;
+use crate::{
+    bindings,
+    fault, //
+};
 use core::{
     arch::asm,
     ops::Deref, //
@@ -174,6 +177,7 @@ unsafe impl<T: Send + Sync> Sync for Table<T> {}
 impl<T> Table<T> {
     /// Makes empty places.  May sleep.
     pub fn new() -> Result<Self> {
+        fault::check(fault::Point::Memory)?;
         // INVARIANT: All are empty.
         let places = [const { Atomic::new(core::ptr::null_mut()) }; PLACES];
         Ok(Self {
@@ -200,6 +204,7 @@ impl<T> Table<T> {
     /// Puts a value into an empty place.  [`EBUSY`] if the place is in use; the value ends then.  May
     /// sleep.  C: `rcu_assign_pointer()`.
     pub fn put(&self, place: u8, value: T) -> Result {
+        fault::check(fault::Point::Memory)?;
         let keepers = Atomic::new(0);
         let guarded = KBox::into_raw(KBox::new(Guarded { value, keepers }, GFP_KERNEL)?);
         let place = &self.places[usize::from(place)];

@@ -8,6 +8,10 @@
 use crate::{
     bindings,
     exchange::Trade,
+    fault::{
+        check,
+        Point, //
+    },
     p2m::{
         local_mfn,
         LinearP2m, //
@@ -138,6 +142,7 @@ impl Region {
         let (base, origin) = match fitting_base(&pages, order, address_bits) {
             Some(base) => (base, Origin::Fitting),
             None => {
+                check(Point::Memory)?;
                 let base = Trade::new(pages.len())?.gather(&pages, order, address_bits, node)?;
                 TAKEN.fetch_add(pages.len() as u64, Ordering::Relaxed);
                 (base, Origin::Exchanged)
@@ -358,7 +363,8 @@ fn give_back(pages: &mut Pages, order: u32, base: Mfn, origin: Origin) {
     let returned = match origin {
         Origin::Fitting => return,
         Origin::Exchanged => {
-            Trade::new(pages.len()).and_then(|mut t| t.scatter(pages, order, base))
+            let trade = check(Point::GiveBack).and_then(|()| Trade::new(pages.len()));
+            trade.and_then(|mut t| t.scatter(pages, order, base))
         }
         #[cfg(not(MODULE))]
         Origin::Linked => {
@@ -409,6 +415,7 @@ fn low_and_aligned(first: Mfn, order: u32, address_bits: u32) -> Option<Mfn> {
 
 /// Maps pages from anywhere side by side.  May sleep.
 fn map_view(pages: &Pages) -> Result<NonNull<u8>> {
+    check(Point::Memory)?;
     // SAFETY: A list of `len` pages that stay allocated while the mapping lives.
     let view = unsafe {
         bindings::vmap(

@@ -83,6 +83,8 @@ mod check;
 mod coherent;
 #[path = "backend_crowd.rs"]
 mod crowd;
+#[path = "backend_faults.rs"]
+mod faults;
 #[path = "backend_hostile.rs"]
 mod hostile;
 #[cfg(CONFIG_XEN_SWIOTLB_RS_LEDGER)]

@@ -26,7 +26,10 @@ use kernel::{
     prelude::*,
     str::CString, //
 };
-use xen_dma::atomic::Words;
+use xen_dma::{
+    atomic::Words,
+    int_param::value, //
+};
 
 #[path = "../edu_table.rs"]
 mod edu_table;
@@ -88,7 +91,7 @@ impl pci::Driver for Bench {
             }
             let dev = pdev.as_ref();
             let mut session = Session::new(dev)?;
-            let growth = *module_parameters::growth.value() != 0;
+            let growth = value::<u32>(module_parameters::growth.value()) != 0;
             for round in 0..ROUNDS {
                 session.run(round, growth)?;
             }

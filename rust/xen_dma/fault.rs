@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Failures on demand: one of the next steps that may fail does, so that a test sees what becomes of it.
+//!
+//! The kernel's own fault injection must be set up from user space, and knows nothing of Xen.  Outside
+//! of tests nothing of this is left.
+
+use kernel::prelude::*;
+
+/// What fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Point {
+    /// Linux has no memory.
+    Memory,
+    /// Xen refuses an exchange for an extent.
+    Exchange,
+    /// Xen refuses to take a page's mapping away.
+    Unmap,
+    /// An extent cannot go back: memory is missing for it, or Xen refuses.
+    GiveBack,
+}
+
+#[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
+mod armed {
+    use super::Point;
+    use kernel::sync::atomic::{
+        Atomic,
+        Relaxed, //
+    };
+
+    /// How many steps of each kind are left, with the one that fails; 0: none fails.
+    static LEFT: [Atomic<u32>; 4] = [const { Atomic::new(0) }; 4];
+
+    /// Makes the `n`-th step of a kind from now on fail, once.  Other threads' steps count, too.
+    pub fn fail_nth(point: Point, n: u32) {
+        LEFT[point as usize].store(n, Relaxed);
+    }
+
+    /// Nothing is to fail any more; tells whether it did.
+    pub fn stop(point: Point) -> bool {
+        LEFT[point as usize].xchg(0, Relaxed) == 0
+    }
+
+    pub(crate) fn due(point: Point) -> bool {
+        let left = &LEFT[point as usize];
+        let mut old = left.load(Relaxed);
+        while old > 0 {
+            match left.cmpxchg(old, old - 1, Relaxed) {
+                Ok(_) => return old == 1,
+                Err(now) => old = now,
+            }
+        }
+        false
+    }
+}
+
+#[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
+pub(crate) use armed::due;
+#[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
+pub use armed::{
+    fail_nth,
+    stop, //
+};
+
+/// Whether this step is to fail.
+#[cfg(not(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST))]
+#[inline(always)]
+pub(crate) fn due(_point: Point) -> bool {
+    false
+}
+
+/// [`ENOMEM`] if this step is to fail.
+#[inline(always)]
+pub(crate) fn check(point: Point) -> Result {
+    if due(point) {
+        Err(ENOMEM)
+    } else {
+        Ok(())
+    }
+}
