@@ -413,21 +413,19 @@ pub fn sgtable_bytes(dev: &Device, memory: Coherent, size: usize) -> Result<usiz
 pub struct BuiltIn;
 
 #[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
-impl BuiltIn {
-    // SAFETY: Null stands for code that is built in.
-    const MODULE: ThisModule = unsafe { ThisModule::from_ptr(core::ptr::null_mut()) };
-}
+// SAFETY: Null stands for code that is built in.
+const NO_MODULE: ThisModule = unsafe { ThisModule::from_ptr(core::ptr::null_mut()) };
 
 #[cfg(all(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST, not(linux_7_2)))]
 impl kernel::ModuleMetadata for BuiltIn {
     const NAME: &'static CStr = c"xen_swiotlb_rs_kunit";
-    const THIS_MODULE: ThisModule = Self::MODULE;
+    const THIS_MODULE: ThisModule = NO_MODULE;
 }
 
 /// The module of [`BuiltIn`].
 #[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
 pub fn built_in() -> &'static ThisModule {
-    static BUILT_IN: ThisModule = BuiltIn::MODULE;
+    static BUILT_IN: ThisModule = NO_MODULE;
     &BUILT_IN
 }
 
