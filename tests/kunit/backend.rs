@@ -86,6 +86,8 @@ mod ledger;
 mod limits;
 #[path = "backend_lists.rs"]
 mod lists;
+#[path = "backend_masks.rs"]
+mod masks;
 #[path = "backend_streaming.rs"]
 mod streaming;
 #[path = "backend_syncs.rs"]
