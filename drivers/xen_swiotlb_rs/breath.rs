@@ -242,7 +242,7 @@ impl Shared {
         }
         this.breath.watched.store(1);
         // If it is on its way already, all the better.
-        let _ = workqueue::system_unbound().enqueue::<_, 1>(this.clone());
+        let _ = workqueue::system_long().enqueue::<_, 1>(this.clone());
     }
 
     /// One breath: grows if need be, gives back what can go, and sees to the next one.
@@ -265,7 +265,7 @@ impl Shared {
             (false, false) => return this.breath.watched.store(0),
         };
         let wait = msecs_to_jiffies(wait);
-        let _ = workqueue::system_unbound().enqueue_delayed::<_, 0>(this.clone(), wait);
+        let _ = workqueue::system_long().enqueue_delayed::<_, 0>(this.clone(), wait);
     }
 
     /// Adds an extent if too little is left or if a mapping found no room, and tells whether it did.

@@ -94,6 +94,8 @@ mod ledger;
 mod limits;
 #[path = "backend_lists.rs"]
 mod lists;
+#[path = "backend_masks.rs"]
+mod masks;
 #[path = "backend_refusals.rs"]
 mod refusals;
 #[path = "backend_secrets.rs"]
