@@ -56,18 +56,24 @@ if [ -n "$interactive" ]; then
 fi
 
 tell script
-mkfifo /run/output
-outport "$output_port" </run/output &
+# What comes after the script leaves by a process that has its rights now: lockdown takes them.
+mkfifo /run/output /run/records
+outport "$records_port" </run/records &
+recorder=$!
+exec 9>/run/records
+outport "$output_port" </run/output 9>&- &
 sender=$!
-/etc/script </dev/null >/run/output 2>&1
+/etc/script </dev/null >/run/output 2>&1 9>&-
 status=$?
 kill -TERM "$sender"
 wait "$sender"
 sync
 if [ -n "$(ls -A /out)" ]; then
 	tar -c -C /out . | gzip -1 >/tmp/out.tgz
-	tell "out $(stat -c %s /tmp/out.tgz)"
-	outport "$records_port" </tmp/out.tgz
+	echo "out $(stat -c %s /tmp/out.tgz)" >&9
+	cat /tmp/out.tgz >&9
 fi
-tell "status $status"
+echo "status $status" >&9
+exec 9>&-
+wait "$recorder"
 poweroff -f
