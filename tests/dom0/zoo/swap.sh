@@ -28,7 +28,7 @@ lives() {
 	expect "the disk is swap" swapon "/dev/$disk"
 	total_kb=$(awk '/^MemTotal:/ { print $2 }' /proc/meminfo)
 	mount -t tmpfs -o size=$((total_kb * 2))k tmpfs /mnt
-	expect "more is written than there is room for, and all of it is there" fill_memory $((total_kb / 256 * 192))
+	expect "more is written than there is room for, and all of it is there" fill_memory $((total_kb * 3 / 4))
 	echo "$(used_kb) KiB of swap in use, of $total_kb KiB of memory"
 	expect "swap holds much of it" [ "$(used_kb)" -ge $least_kb ]
 	umount /mnt
