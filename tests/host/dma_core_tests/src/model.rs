@@ -391,7 +391,7 @@ impl Model {
             ensure_eq!(self.extent.free_leaving(leaving), 0);
             return Ok(());
         }
-        for wrong in [0, size - 1, size + 1, size | 1 << 32] {
+        for wrong in [0, size - 1, size + 1, size | (1 << 32)] {
             ensure!(
                 extent.retire_plain(start, wrong, owner).is_none(),
                 "{start:?}, {wrong}"
