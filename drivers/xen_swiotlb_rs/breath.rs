@@ -301,8 +301,8 @@ impl Shared {
         state.in_vain += 1;
         if worth_a_line(state.in_vain) {
             pr_warn!(
-                "Xen has no memory below 4 GiB to let the aperture grow ({} KiB, {} KiB in use); \
-                 mappings may fail until some is free (seen {} times)\n",
+                "the aperture cannot grow ({} KiB, {} KiB in use): Xen has no memory below 4 GiB, or Linux \
+                 none to trade; mappings may fail until some is free (seen {} times)\n",
                 size / 1024,
                 used / 1024,
                 state.in_vain
