@@ -53,9 +53,7 @@ use kernel::{
     },
     workqueue::{
         new_delayed_work,
-        new_work,
-        DelayedWork,
-        Work, //
+        DelayedWork, //
     },
 };
 use xen_dma::{
@@ -88,7 +86,7 @@ pub(crate) struct Shared {
     #[pin]
     pub(crate) breath: Breath,
     #[pin]
-    pub(crate) grow: Work<Self, 1>,
+    pub(crate) grow: DelayedWork<Self, 1>,
     #[pin]
     pub(crate) watch: DelayedWork<Self>,
 }
@@ -109,7 +107,7 @@ impl Shared {
                 force,
                 owners: Atomic::new(0),
                 breath <- Breath::new(bounds),
-                grow <- new_work!("Shared::grow"),
+                grow <- new_delayed_work!("Shared::grow"),
                 watch <- new_delayed_work!("Shared::watch"),
             }),
             GFP_KERNEL,

@@ -51,7 +51,6 @@ use kernel::{
     workqueue::{
         self,
         impl_has_delayed_work,
-        impl_has_work,
         WorkItem, //
     },
 };
@@ -185,11 +184,8 @@ fn add(word: &Word, value: u64) -> u64 {
     old.wrapping_add(value)
 }
 
-impl_has_work! {
-    impl HasWork<Self, 1> for Shared { self.grow }
-}
-
 impl_has_delayed_work! {
+    impl HasDelayedWork<Self, 1> for Shared { self.grow }
     impl HasDelayedWork<Self> for Shared { self.watch }
 }
 
@@ -241,8 +237,9 @@ impl Shared {
             return;
         }
         this.breath.watched.store(1);
-        // If it is on its way already, all the better.
-        let _ = workqueue::system_long().enqueue::<_, 1>(this.clone());
+        // At the next tick: a timer costs the mapping less than waking somebody.  If the item is on its way
+        // already, all the better.
+        let _ = workqueue::system_long().enqueue_delayed::<_, 1>(this.clone(), 1);
     }
 
     /// One breath: grows if need be, gives back what can go, and sees to the next one.
@@ -397,7 +394,7 @@ impl Shared {
     /// may at the very end.  May sleep.
     pub(crate) fn hold_breath(&self) {
         self.breath.closed.store(1);
-        deferred::finish(&self.grow);
+        deferred::finish_delayed(&self.grow);
         deferred::finish_delayed(&self.watch);
     }
 }

@@ -112,11 +112,12 @@ pub(crate) const fn runs_across(word: u64, above: u64, n: usize) -> u64 {
     starts as u64
 }
 
-/// The length of the run of ones around bit `at` (0 to 63), which is one of them.
+/// The length of the run of ones around bit `at` (0 to 63), which is one of them; 63 stands for 64, too.
 #[inline]
 pub(crate) const fn around(ones: u64, at: u32) -> usize {
     let above = ones.wrapping_shr(at).trailing_ones();
-    let below = (ones << (u64::BITS - 1).wrapping_sub(at)).leading_ones();
+    // With a bit that is set, whatever the others are, there is nothing special to be done for zero.
+    let below = (!(ones << (u64::BITS - 1).wrapping_sub(at)) | 1).leading_zeros();
 
     place_of(above.wrapping_add(below).wrapping_sub(1))
 }
