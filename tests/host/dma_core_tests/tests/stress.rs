@@ -50,10 +50,10 @@ impl Ledger {
     }
 }
 
-/// Where a record's run begins: large runs may have slots before the mapping's first byte.
-fn head(record: &Record) -> u64 {
-    let last = record.start().raw() + record.size() - 1;
-    (last / SLOT_SIZE + 1 - record.slots() as u64) * SLOT_SIZE
+/// A mapping, and where its run begins: that may be before the mapping's first byte.
+struct Live {
+    record: Record,
+    first: u64,
 }
 
 struct Plan {
@@ -72,7 +72,7 @@ fn work(plan: &Plan, extent: &Extent, ledger: &Ledger, me: usize) -> (usize, usi
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ ((me as u64 + 1) << 40));
     let owner = Owner::new(me as u32).unwrap();
     let limits = Limits::new(!0, 0, !0, plan.min_align);
-    let mut live: Vec<Record> = Vec::new();
+    let mut live: Vec<Live> = Vec::new();
     let (mut done, mut full) = (0, 0);
 
     for _ in 0..plan.steps {
@@ -86,35 +86,38 @@ fn work(plan: &Plan, extent: &Extent, ledger: &Ledger, me: usize) -> (usize, usi
             let request = extent.request(phys, size, &limits).unwrap();
             match extent.claim(&request, me) {
                 Ok(run) => {
-                    ledger.change(run.start().raw(), run.slots(), 0, me as u32 + 1);
-                    live.push(extent.publish(run, phys, size, owner).unwrap());
+                    let first = run.start().raw();
+                    ledger.change(first, run.slots(), 0, me as u32 + 1);
+                    let record = extent.publish(run, phys, size, owner).unwrap();
+                    live.push(Live { record, first });
                     done += 1;
                 }
                 Err(ClaimError::Full) => full += 1,
                 Err(error) => panic!("{error:?}"),
             }
         } else if !live.is_empty() {
-            let record = live.swap_remove(dice.roll(live.len() as u64) as usize);
-            unmap(extent, ledger, record, me);
+            let one = live.swap_remove(dice.roll(live.len() as u64) as usize);
+            unmap(extent, ledger, one, me);
         }
-        if let Some(record) = live.last() {
+        if let Some(Live { record, .. }) = live.last() {
             let at = Machine::new(record.start().raw() + dice.roll(record.size()));
             assert_eq!(extent.find(at, owner), Ok(*record));
         }
         assert!(extent.used() <= plan.slots);
     }
-    for record in live {
-        unmap(extent, ledger, record, me);
+    for one in live {
+        unmap(extent, ledger, one, me);
     }
     (done, full)
 }
 
-fn unmap(extent: &Extent, ledger: &Ledger, record: Record, me: usize) {
+fn unmap(extent: &Extent, ledger: &Ledger, live: Live, me: usize) {
+    let Live { record, first } = live;
     let held = extent.retire(record.start(), record.owner()).unwrap();
     assert_eq!((held.phys(), held.size()), (record.phys(), record.size()));
     assert_eq!(held.slots(), record.slots());
     // Nobody may have the slots before they are free.
-    ledger.change(head(&record), record.slots(), me as u32 + 1, 0);
+    ledger.change(first, record.slots(), me as u32 + 1, 0);
     assert_eq!(extent.free(held), 0);
 }
 
