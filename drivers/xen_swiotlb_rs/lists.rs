@@ -222,7 +222,12 @@ impl<'a> Walk<'a> {
         loop {
             // CAST: Widens.
             self.unreachable.add(size as u64);
-            (phys, size) = match buffers.next() {
+            let next = if size == PAGE_SIZE as usize {
+                self.fill_pages(buffers, p2m, reach)
+            } else {
+                buffers.next()
+            };
+            (phys, size) = match next {
                 Some(next) => next,
                 None => return Some(None),
             };
@@ -232,6 +237,58 @@ impl<'a> Walk<'a> {
                 return Some(Some((phys, size)));
             }
         }
+    }
+
+    /// As [`Walk::fill`], for whole pages that come right behind what was carried last, in the same segment:
+    /// little is left to be done for each. Returns the first buffer that is not so.
+    #[inline(always)]
+    fn fill_pages(
+        &mut self,
+        buffers: &mut Buffers<'_>,
+        p2m: &LinearP2m,
+        reach: u64,
+    ) -> Option<(Phys, usize)> {
+        let Some((extent, bundle)) = &mut self.room else {
+            return buffers.next();
+        };
+        // A copy of its own can be kept in registers.
+        let mut ahead = buffers.clone();
+        let mut next = ahead.next();
+        let at = extent.slots.page_in(bundle);
+        let room = at.map_or(0, |at| self.segment.room_at(at)) / PAGE_SIZE;
+        let owner = self.backend.streaming;
+        // CAST: At most a segment's length, and that came as a `u32`.
+        let most = room as usize;
+        let pages = extent.slots.carry_pages(bundle, most, owner, |at| {
+            let (phys, size) = next?;
+            let (offset, whole) = (extent.offset(at), PAGE_SIZE as usize);
+            if size != whole
+                || phys.page_offset() != 0
+                || place_page(p2m, phys, whole, reach) != PagePlacement::Beyond
+                || !extent.region.copy_in(offset, phys, whole)
+            {
+                return None;
+            }
+            extent.ledger.claim(offset, whole, owner);
+            next = ahead.next();
+            Some(phys)
+        });
+        *buffers = ahead;
+        if let Some(at) = at.filter(|_| pages > 0) {
+            // CAST: Widens.
+            let sum = Sum {
+                count: pages as u64,
+                bytes: pages as u64 * PAGE_SIZE,
+            };
+            self.unreachable.add_all(sum);
+            self.segment.extend(at, sum.bytes, true);
+            self.largest = self.largest.max(PAGE_SIZE as usize);
+            if self.alone {
+                self.alone = false;
+                extent.slots.lead(self.segment.start());
+            }
+        }
+        next
     }
 
     /// The device sees a buffer where it lies.

@@ -14,7 +14,8 @@
 use crate::{
     addr::{
         Machine,
-        Phys, //
+        Phys,
+        PAGE_SIZE, //
     },
     atomic::{
         AtomicWord,
@@ -40,6 +41,7 @@ use crate::{
     request::{
         Request,
         CHUNK_SLOTS,
+        PAGE_SLOTS,
         SLOT_SHIFT,
         SLOT_SIZE, //
     },
@@ -133,6 +135,24 @@ impl Bundle {
                 .wrapping_mul(CHUNK_SLOTS)
                 .wrapping_add(place_of(start)),
         )
+    }
+
+    /// The slot where a page would be placed in the chunk at hand, and how many pages could follow each
+    /// other from there on.
+    #[inline(always)]
+    fn pages(&self) -> Option<(usize, usize)> {
+        let free = self.slots;
+        let starts = free & (free >> 1) & every(1);
+        if starts == 0 {
+            return None;
+        }
+        let start = starts.trailing_zeros();
+        let slots = free.wrapping_shr(start).trailing_ones();
+        let first = self
+            .chunk
+            .wrapping_mul(CHUNK_SLOTS)
+            .wrapping_add(place_of(start));
+        Some((first, place_of(slots >> 1)))
     }
 
     /// Goes on to the next chunk of the run. Returns what of the last one must be freed.
@@ -303,6 +323,44 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         self.write(place.first, phys, owner.listed(wide(size), follows));
     }
 
+    /// Carries whole pages that follow each other, up to `most` and as many as the chunk at hand has room
+    /// for, right behind the mapping that was carried last, as part of its segment; so they must be placed
+    /// there (see [`Slots::page_in`]), and [`Slots::lead`] is owed, too. `each` is asked for one page after the
+    /// other: it is told where the device will see it, and names the buffer, or ends the matter. Returns
+    /// how many were carried.
+    #[inline(always)]
+    pub fn carry_pages(
+        &self,
+        bundle: &mut Bundle,
+        most: usize,
+        owner: Owner,
+        mut each: impl FnMut(Machine) -> Option<Phys>,
+    ) -> usize {
+        let Some((first, pages)) = bundle.pages() else {
+            return 0;
+        };
+        let end = first.wrapping_add(pages.min(most).wrapping_mul(PAGE_SLOTS));
+        let live = owner.listed(PAGE_SIZE, true);
+        let (mut slot, mut at) = (first, self.address(first));
+        while slot != end {
+            let Some(phys) = each(at) else {
+                break;
+            };
+            self.write(slot, phys, live);
+            slot = slot.wrapping_add(PAGE_SLOTS);
+            at = Machine::new(at.raw().wrapping_add(PAGE_SIZE));
+        }
+        let slots = slot.wrapping_sub(first);
+        bundle.slots &= !low(slots).wrapping_shl(count(first & (CHUNK_SLOTS - 1)));
+        slots / PAGE_SLOTS
+    }
+
+    /// Where the next page would be placed, if that is in the chunk at hand.
+    #[inline(always)]
+    pub fn page_in(&self, bundle: &Bundle) -> Option<Machine> {
+        bundle.pages().map(|(first, _)| self.address(first))
+    }
+
     /// Marks the mapping that was carried at the machine address `at` as the first of several.
     #[inline]
     pub fn lead(&self, at: Machine) {
@@ -340,9 +398,9 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
             count: 0,
             bytes: 0,
         };
-        let (mut phys, mut word) = (phys, live);
+        let (mut phys, mut size) = (phys, size_of(live));
+        let page = owner.listed(PAGE_SIZE, true);
         loop {
-            let size = size_of(word);
             each(ended.end.wrapping_shl(SLOT_SHIFT), phys, index(size));
             ended.count = ended.count.wrapping_add(1);
             ended.bytes = ended.bytes.wrapping_add(size);
@@ -350,8 +408,15 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
             if !is_leading(live) {
                 return Some(ended);
             }
+            // What follows a page is another one as a rule, and then its record is known.
+            if size == PAGE_SIZE {
+                if let Some(follower) = self.retire_known(ended.end, page) {
+                    phys = follower;
+                    continue;
+                }
+            }
             match self.retire_at(ended.end, owner, true) {
-                Some(follower) => (phys, word) = follower,
+                Some((follower, word)) => (phys, size) = (follower, size_of(word)),
                 None => return Some(ended),
             }
         }
@@ -367,6 +432,14 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         }
         rest.compare_exchange(live, 0).ok()?;
         Some((Phys::new(phys.load()), live))
+    }
+
+    /// Ends the mapping at a slot, if the second word of its record is this one.
+    #[inline(always)]
+    fn retire_known(&self, slot: usize, live: u64) -> Option<Phys> {
+        let [phys, rest] = self.words.record(slot)?;
+        rest.compare_exchange(live, 0).ok()?;
+        Some(Phys::new(phys.load()))
     }
 
     /// Frees the slots of a bundle that carry nothing. Returns how many slots were not in use: not 0

@@ -44,7 +44,7 @@ pub const CHUNK_SHIFT: u32 = SLOT_SHIFT + CHUNK_SLOTS.trailing_zeros();
 pub const MAX_SLOTS: usize = 1 << 19;
 
 /// Slots in a page.
-const PAGE_SLOTS: usize = 2;
+pub(crate) const PAGE_SLOTS: usize = 2;
 
 /// Why a claim was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

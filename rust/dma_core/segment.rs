@@ -107,6 +107,11 @@ impl Segment {
     /// assert!(!segment.extend(Machine::new(0x3800), 1, true));
     /// assert!(!segment.extend(Machine::new(0x3800), 0x1000, false));
     /// assert_eq!(segment.size(), 0x2800);
+    /// // Only what is bounced itself has bounced neighbours.
+    /// assert_eq!(segment.room_at(Machine::new(0x3800)), 0);
+    /// let bounced = Segment::new(Machine::new(0x1000), 0x1000, true, &device);
+    /// assert_eq!(bounced.room_at(Machine::new(0x2000)), 0x2000);
+    /// assert_eq!(bounced.room_at(Machine::new(0x3000)), 0);
     /// ```
     #[inline(always)]
     pub const fn extend(&mut self, at: Machine, size: u64, bounced: bool) -> bool {
@@ -117,6 +122,17 @@ impl Segment {
         }
         self.end = end;
         true
+    }
+
+    /// How many bytes that are bounced from this address on may become part of the segment.
+    #[inline(always)]
+    pub const fn room_at(&self, at: Machine) -> u64 {
+        let start = mark(at.raw(), true);
+        if start == self.end && start <= self.limit {
+            self.limit.wrapping_sub(start)
+        } else {
+            0
+        }
     }
 }
 

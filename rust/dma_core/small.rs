@@ -112,6 +112,9 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
             near
         };
         self.words.put_room_right(near);
+        if !self.may_have(fit) {
+            return Err(ClaimError::Full);
+        }
 
         for _ in 0..PASSES {
             let mut lost = false;
@@ -137,6 +140,14 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
             }
         }
         Err(ClaimError::Full)
+    }
+
+    /// May there be a place for a run? Far less work than the search that it saves where the extent is full.
+    fn may_have(&self, fit: &Fit) -> bool {
+        let enough = AtLeast::new(fit.slots());
+        // In this order a chunk that is opened meanwhile is seen before or after.
+        (0..self.words.map_len()).any(|word| self.words.free(word) & fit.in_word(word) != 0)
+            || (self.words.rooms().iter()).any(|room| enough.of(room.load()) != 0)
     }
 
     /// Tries the open chunks with `enough` room, from about `onward` upwards and around.

@@ -80,8 +80,57 @@ impl Model {
                 self.live.push(Live::alone(record, true));
             }
             last = at;
+            if seed % 2 == 0 {
+                let pages = (phys, seed / 2 % 40);
+                last = self.list_pages(&mut bundle, &mut segment, pages, last, owner)?;
+            }
         }
         self.leave(bundle)
+    }
+
+    /// Carries up to so many pages right behind the last mapping. Returns where the last one is.
+    fn list_pages(
+        &mut self,
+        bundle: &mut Bundle,
+        segment: &mut Segment,
+        (phys, wanted): (Phys, usize),
+        last: Machine,
+        owner: Owner,
+    ) -> Result<Machine, String> {
+        let Some(next) = self.extent.page_in(bundle) else {
+            return Ok(last);
+        };
+        let most = (segment.room_at(next) / PAGE_SIZE) as usize;
+        let mut pages = Vec::new();
+        let carried = self.extent.carry_pages(bundle, most, owner, |at| {
+            let phys = Phys::new(phys.raw() + (pages.len() as u64 + 1) * PAGE_SIZE);
+            (pages.len() < wanted).then(|| {
+                pages.push((at, phys));
+                phys
+            })
+        });
+        ensure_eq!(carried, pages.len());
+
+        let mut last = last;
+        for (at, phys) in pages {
+            self.place(at, PAGE_SIZE as usize)?;
+            ensure!(segment.extend(at, PAGE_SIZE, true), "not behind the last");
+            self.extent.lead(segment.start());
+            let record = self.extent.find(at, owner);
+            let record = record.map_err(|misuse| format!("carried, but {misuse:?}"))?;
+            ensure_eq!((record.start(), record.size()), (at, PAGE_SIZE));
+            ensure_eq!((record.phys(), record.follows()), (phys, true));
+            self.join(record, last, owner)?;
+            last = at;
+        }
+        if carried < wanted.min(most) {
+            let behind = Machine::new(last.raw() + PAGE_SIZE);
+            ensure!(
+                self.extent.page_in(bundle) != Some(behind),
+                "one more had room"
+            );
+        }
+        Ok(last)
     }
 
     /// Is there a run of so many slots, for a list?
