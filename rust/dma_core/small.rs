@@ -50,6 +50,13 @@ enum Outcome {
     Lost,
 }
 
+/// Where a search for open chunks begins, in words of eight, and at which word it comes round.
+#[derive(Clone, Copy)]
+struct Begin {
+    word: usize,
+    turn: usize,
+}
+
 impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     /// Claims one slot, or the two of a page, in this chunk, and returns the first.
     #[inline(always)]
@@ -112,9 +119,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
             near
         };
         self.words.put_room_right(near);
-        if !self.may_have(fit) {
-            return Err(ClaimError::Full);
-        }
+        let (ample, enough) = (AtLeast::new(fit.ample()), AtLeast::new(fit.slots()));
 
         for _ in 0..PASSES {
             let mut lost = false;
@@ -124,16 +129,25 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
                     return Ok(first);
                 }
             }
-            let ample = AtLeast::new(fit.ample());
-            if let Some(first) = self.search_open(fit, ample, false, onward, &mut lost) {
-                return Ok(first);
+            // In this order a chunk that is opened meanwhile is seen before or after.
+            let any_free = self.any_free(fit);
+            let from = self.first_open(enough, onward);
+            if let Some(from) = from {
+                if let Some(first) = self.search_open(fit, ample, false, from, &mut lost) {
+                    return Ok(first);
+                }
             }
-            if let Some(first) = self.search_free(fit, onward, &mut lost) {
-                return Ok(first);
+            if any_free {
+                if let Some(first) = self.search_free(fit, onward, &mut lost) {
+                    return Ok(first);
+                }
+                // Who took it opened it.
+                lost = true;
             }
-            let enough = AtLeast::new(fit.slots());
-            if let Some(first) = self.search_open(fit, enough, true, onward, &mut lost) {
-                return Ok(first);
+            if let Some(from) = from {
+                if let Some(first) = self.search_open(fit, enough, true, from, &mut lost) {
+                    return Ok(first);
+                }
             }
             if !lost {
                 break;
@@ -142,28 +156,44 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         Err(ClaimError::Full)
     }
 
-    /// May there be a place for a run? Far less work than the search that it saves where the extent is full.
-    fn may_have(&self, fit: &Fit) -> bool {
-        let enough = AtLeast::new(fit.slots());
-        // In this order a chunk that is opened meanwhile is seen before or after.
+    /// May there be a free chunk?
+    fn any_free(&self, fit: &Fit) -> bool {
         (0..self.words.map_len()).any(|word| self.words.free(word) & fit.in_word(word) != 0)
-            || (self.words.rooms().iter()).any(|room| enough.of(room.load()) != 0)
     }
 
-    /// Tries the open chunks with `enough` room, from about `onward` upwards and around.
+    /// Finds the first word of open chunks with `enough` room, from about `onward` upwards and around.
+    fn first_open(&self, enough: AtLeast, onward: usize) -> Option<Begin> {
+        let rooms = self.words.rooms();
+        let turn = (onward / LANES) & rooms.len().wrapping_sub(1);
+        let (before, behind) = rooms.split_at_checked(turn)?;
+        let found = |room: &W| enough.of(room.load()) != 0;
+
+        match behind.iter().position(found) {
+            Some(word) => Some(Begin {
+                word: turn.wrapping_add(word),
+                turn,
+            }),
+            None => (before.iter().position(found)).map(|word| Begin { word, turn }),
+        }
+    }
+
+    /// Tries the open chunks with `enough` room, where a search found the first ones.
     fn search_open(
         &self,
         fit: &Fit,
         enough: AtLeast,
         desperate: bool,
-        onward: usize,
+        from: Begin,
         lost: &mut bool,
     ) -> Option<usize> {
-        let rooms = self.words.rooms();
-        let turn = (onward / LANES) & rooms.len().wrapping_sub(1);
-        let (before, behind) = rooms.split_at_checked(turn)?;
+        let Begin { word, turn } = from;
+        let (before, behind) = self.words.rooms().split_at_checked(turn)?;
 
-        self.search_rooms(fit, enough, desperate, turn, behind, lost)
+        if word < turn {
+            return self.search_rooms(fit, enough, desperate, word, before.get(word..)?, lost);
+        }
+        let behind = behind.get(word.wrapping_sub(turn)..)?;
+        self.search_rooms(fit, enough, desperate, word, behind, lost)
             .or_else(|| self.search_rooms(fit, enough, desperate, 0, before, lost))
     }
 
