@@ -40,7 +40,10 @@ use dma_core::{
     SLOT_SIZE, //
 };
 use kernel::{
-    page::PAGE_SHIFT,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
     prelude::*, //
 };
 use xen_dma::{
@@ -64,6 +67,9 @@ const ORDINARY_REACH: u64 = (1 << ORDINARY_BITS) - 1;
 
 /// The smallest extent worth having: 256 KiB, as much as C's largest mapping.
 pub(crate) const MIN_ORDER: u32 = 6;
+
+/// Its size in bytes.
+const MIN_EXTENT: usize = PAGE_SIZE << MIN_ORDER;
 
 /// The largest extent that Xen gives a dom0: 1 GiB.
 pub(crate) const MAX_ORDER: u32 = 18;
@@ -419,6 +425,10 @@ impl Aperture {
                 continue;
             };
             if !extent.reached(reach) {
+                continue;
+            }
+            // One of those without room was asked, which knows why; a small run is too large for none.
+            if why != NoRoom::Unreachable && size <= MIN_EXTENT / 2 && extent.slots.is_full() {
                 continue;
             }
             match request(&extent).and_then(|request| extent.claim(&request, phys, size, owner)) {

@@ -36,6 +36,14 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         })
     }
 
+    /// Is there no room for any run? Of an extent that is not full one look tells it most often; of one that
+    /// is, a word for each eight chunks.
+    pub fn is_full(&self) -> bool {
+        // In this order a chunk that is opened meanwhile is seen before or after.
+        (0..self.words.map_len()).all(|word| self.words.free(word) == 0)
+            && self.words.rooms().iter().all(|room| room.load() == 0)
+    }
+
     /// The slots not in use. Looks at every chunk.
     pub fn available(&self) -> usize {
         self.slots.wrapping_sub(self.used())

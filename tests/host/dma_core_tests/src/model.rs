@@ -470,6 +470,9 @@ impl Model {
         ensure_eq!(self.extent.used(), used);
         ensure_eq!(self.extent.available(), self.used.len() - used);
         ensure_eq!(self.extent.is_idle(), used == 0);
+        // A byte may still tell of room that is gone.
+        let full = used == self.used.len();
+        ensure!(full || !self.extent.is_full(), "not full");
 
         let (mut most, mut whole) = (0, 0);
         for (index, chunk) in self.used.chunks(CHUNK_SLOTS).enumerate() {
@@ -513,6 +516,7 @@ impl Model {
         ensure!(self.extent.seize().is_none(), "seized twice");
         let one = Request::new(1).ok_or("no slot")?;
         ensure_eq!(self.extent.claim(&one, 0).unwrap_err(), ClaimError::Full);
+        ensure!(self.extent.is_full(), "nothing is free, and it is not full");
         ensure!(self.extent.unseize(seized).is_ok(), "not its own token");
         self.count()
     }
