@@ -57,6 +57,10 @@ use xen_dma::{
         Reading,
         Table, //
     },
+    region::{
+        Region,
+        Way, //
+    },
 };
 
 /// Address bits of ordinary extents: every PCI device of today reaches them.
@@ -73,6 +77,9 @@ const MIN_EXTENT: usize = PAGE_SIZE << MIN_ORDER;
 
 /// The largest extent that Xen gives a dom0: 1 GiB.
 pub(crate) const MAX_ORDER: u32 = 18;
+
+/// Its size in bytes.
+const LARGEST: usize = PAGE_SIZE << MAX_ORDER;
 
 /// Each entry of the directory stands for the smallest extent.
 const DIRECTORY_SHIFT: u32 = MIN_ORDER + PAGE_SHIFT as u32;
@@ -142,19 +149,7 @@ impl Aperture {
     pub(crate) fn new(megabytes: u32, care: Care) -> Result<Self> {
         // CAST: Widens.
         let wanted = (megabytes as usize) << (20 - PAGE_SHIFT);
-        let mut extents: KVec<Extent> = KVec::new();
-        let mut missing = wanted;
-        let mut order = MAX_ORDER;
-        while missing > 0 && order >= MIN_ORDER && extents.len() < ORDINARY.len() {
-            order = order.min(missing.ilog2());
-            match Extent::new(order, ORDINARY_BITS, Kind::Lasting) {
-                Ok(extent) => {
-                    extents.push(extent, GFP_KERNEL)?;
-                    missing -= 1 << order;
-                }
-                Err(_) => order -= 1,
-            }
-        }
+        let (mut regions, missing) = obtain(wanted)?;
         if missing == wanted {
             pr_err!(
                 "Xen has no memory below 4 GiB to give, not even {} KiB; \
@@ -163,8 +158,6 @@ impl Aperture {
             );
             return Err(ENOMEM);
         }
-        extents.sort_unstable_by_key(|extent| core::cmp::Reverse(extent.region.base()));
-
         let mut directory = KVVec::with_capacity(DIRECTORY_ENTRIES, GFP_KERNEL)?;
         for _ in 0..DIRECTORY_ENTRIES {
             directory.push(Byte::new(NOWHERE), GFP_KERNEL)?;
@@ -178,8 +171,9 @@ impl Aperture {
             care,
         };
         aperture.go_home();
-        for extent in extents {
-            aperture.add(extent)?;
+        // The highest one first.
+        while let Some(region) = regions.pop() {
+            aperture.add(Extent::of(region, Kind::Lasting)?)?;
         }
         aperture.announce(megabytes, missing);
         Ok(aperture)
@@ -449,6 +443,64 @@ impl Aperture {
         }
         Err(why)
     }
+}
+
+/// Obtains regions of so many pages, the largest first, and makes one of those that lie side by side.
+///
+/// Returns them, the lowest first, and how many pages are missing.  May sleep.
+fn obtain(pages: usize) -> Result<(KVec<Region>, usize)> {
+    let mut regions = KVec::new();
+    let (mut missing, mut order) = (pages, MAX_ORDER);
+    while missing > 0 && order >= MIN_ORDER {
+        // There are no more places than these.
+        if regions.len() == ORDINARY.len() && !join(&mut regions) {
+            break;
+        }
+        order = order.min(missing.ilog2());
+        match Region::new(order, ORDINARY_BITS, Way::Scattered) {
+            Ok(region) => {
+                regions.push(region, GFP_KERNEL)?;
+                missing -= 1 << order;
+            }
+            Err(_) => order -= 1,
+        }
+    }
+    join(&mut regions);
+    Ok((regions, missing))
+}
+
+/// Joins regions to larger ones, again and again, up to the largest extent; tells whether any were.  Those
+/// that cannot be for want of memory stay apart.  Sorts them.
+///
+/// Where Xen may give only so much at once, it gives the parts of a large free block one after another; and
+/// what dom0 trades in may be just what lay between two parts.
+fn join(regions: &mut KVec<Region>) -> bool {
+    let before = regions.len();
+    regions.sort_unstable_by_key(Region::base);
+    let Ok(mut joined) = KVec::<Region>::with_capacity(before, GFP_KERNEL) else {
+        return false;
+    };
+    // As a buddy allocator does: what was joined may be one half of something yet larger.
+    for mut region in regions.drain_all() {
+        while let Some(mut lower) = joined.pop() {
+            let joint = if lower.size() < LARGEST {
+                lower.join(region)
+            } else {
+                Err(region)
+            };
+            match joint {
+                Ok(()) => region = lower,
+                Err(same) => {
+                    region = same;
+                    let _ = joined.push_within_capacity(lower);
+                    break;
+                }
+            }
+        }
+        let _ = joined.push_within_capacity(region);
+    }
+    *regions = joined;
+    regions.len() < before
 }
 
 /// Shows the extents: `1 of 65536 KiB below 32 bits, 1 of 2048 KiB below 28 bits`.

@@ -67,7 +67,11 @@ impl Extent {
     /// Obtains an extent of `1 << order` pages below `1 << bits`.  [`ENOMEM`] if there is none.  May
     /// sleep.
     pub(crate) fn new(order: u32, bits: u32, kind: Kind) -> Result<Self> {
-        let region = Region::new(order, bits, Way::Scattered)?;
+        Self::of(Region::new(order, bits, Way::Scattered)?, kind)
+    }
+
+    /// Makes an extent of a region, which goes back if memory is missing.  May sleep.
+    pub(crate) fn of(region: Region, kind: Kind) -> Result<Self> {
         let count = region.size() / SLOT_SIZE as usize;
         let words = Words::for_slots(count)?;
         // CAST: Widens.

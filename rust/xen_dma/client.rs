@@ -28,6 +28,7 @@ use crate::{
         Pages, //
     },
     region::Region,
+    scatterlist::ScatterList, //
 };
 use core::{
     cell::UnsafeCell,
@@ -36,6 +37,7 @@ use core::{
 };
 use dma_core::{
     Machine,
+    Pfn,
     Phys, //
 };
 #[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
@@ -146,6 +148,11 @@ pub fn is_contiguous(region: &Region) -> bool {
     let places = (region.base().raw()..).step_by(PAGE_SIZE);
     let mut pages = region.pages().pfns().zip(places);
     pages.all(|(pfn, place)| machine(pfn.start()) == Some(Machine::new(place)))
+}
+
+/// The physical address of each page of a region, in machine order.
+pub fn physical_pages(region: &Region) -> impl Iterator<Item = Phys> + '_ {
+    region.pages().pfns().map(Pfn::start)
 }
 
 /// Reads a byte of coherent memory.
@@ -388,20 +395,24 @@ impl Drop for List {
     }
 }
 
-/// Describes coherent memory by pages; returns how many bytes the list covers.
-/// C: `dma_get_sgtable_attrs()`.
+/// Describes coherent memory by pages; returns how many bytes of the list, from its start on, are those that
+/// the device sees there.  C: `dma_get_sgtable_attrs()`.
 pub fn sgtable_bytes(dev: &Device, memory: Coherent, size: usize) -> Result<usize> {
     let mut table = bindings::sg_table::default();
     let (cpu, dma) = (memory.cpu.as_ptr().cast(), memory.dma.raw());
     // SAFETY: A live device, an empty table, and memory that the backend looks up.
     to_result(unsafe { bindings::dma_get_sgtable_attrs(raw(dev), &mut table, cpu, dma, size, 0) })?;
     let mut bytes = 0;
-    let mut entry = table.sgl;
-    for _ in 0..table.orig_nents {
-        // SAFETY: An entry of the list just made.
-        bytes += unsafe { (*entry).length as usize };
-        // SAFETY: As above.
-        entry = unsafe { bindings::sg_next(entry) };
+    // SAFETY: The list just made.
+    let mut list = unsafe { ScatterList::from_raw(table.sgl, table.orig_nents as i32) };
+    for (phys, length) in list.to_map().0 {
+        let starts = (phys.raw()..phys.raw() + length as u64).step_by(PAGE_SIZE);
+        let mut pages = starts.zip((dma + bytes as u64..).step_by(PAGE_SIZE));
+        let seen = |(page, at)| machine(Phys::new(page)) == Some(Machine::new(at));
+        if phys.page_offset() != 0 || !pages.all(seen) {
+            break;
+        }
+        bytes += length;
     }
     // SAFETY: Made above.
     unsafe { bindings::sg_free_table(&mut table) };

@@ -30,7 +30,7 @@ use crate::{
     pages::{
         linear_address,
         Node,
-        Pages, //
+        Part, //
     },
 };
 use dma_core::{
@@ -71,7 +71,7 @@ impl Trade {
     /// page has its old frame again.  The pages' contents are undefined afterwards.  May sleep.
     pub(crate) fn gather(
         &mut self,
-        pages: &Pages,
+        pages: Part<'_>,
         order: u32,
         address_bits: u32,
         node: Node,
@@ -111,7 +111,7 @@ impl Trade {
     ///
     /// Returns `false` when Xen has no frames to give: then the pages keep the extent, which is
     /// as good as any memory.  May sleep.
-    pub(crate) fn scatter(&mut self, pages: &Pages, order: u32, first: Mfn) -> Result<bool> {
+    pub(crate) fn scatter(&mut self, pages: Part<'_>, order: u32, first: Mfn) -> Result<bool> {
         self.note_frames(pages)?;
         // SAFETY: Callable wherever sleeping is allowed.
         unsafe { bindings::vm_unmap_aliases() };
@@ -133,7 +133,7 @@ impl Trade {
     }
 
     /// Notes the frame behind each page.
-    fn note_frames(&mut self, pages: &Pages) -> Result {
+    fn note_frames(&mut self, pages: Part<'_>) -> Result {
         self.singles.clear();
         for pfn in pages.pfns() {
             let mfn = local_mfn(self.p2m, pfn).ok_or(EFAULT)?;
@@ -143,7 +143,7 @@ impl Trade {
     }
 
     /// Takes linear mapping and p2m entry of each page away; all of them, or none.
-    fn take_away(&mut self, pages: &Pages, point: Point) -> Result {
+    fn take_away(&mut self, pages: Part<'_>, point: Point) -> Result {
         // A refusal on demand comes half-way.
         let count = if due(point) {
             pages.len() / 2
@@ -167,7 +167,7 @@ impl Trade {
     }
 
     /// Gives each page the frame noted for it, and makes every CPU see it.
-    fn give(&mut self, pages: &Pages) {
+    fn give(&mut self, pages: Part<'_>) {
         for (pfn, &mfn) in pages.pfns().zip(self.singles.iter()) {
             // SAFETY: Our page, not mapped, whose leaf of the p2m is an ordinary one.
             unsafe { self.p2m.set(pfn, mfn as u64) };
@@ -185,7 +185,7 @@ impl Trade {
     }
 
     /// Maps the first `count` pages to the frames noted; returns how many could be.
-    fn map_notes(&mut self, pages: &Pages, count: usize) -> usize {
+    fn map_notes(&mut self, pages: Part<'_>, count: usize) -> usize {
         // The iterator must not borrow `self`, which the batch needs.
         let singles = core::mem::replace(&mut self.singles, KVVec::new());
         let done = self.remap(
@@ -241,7 +241,7 @@ impl Trade {
     }
 
     /// Tells Xen the pfn behind each noted frame.
-    fn write_m2p(&mut self, pages: &Pages) {
+    fn write_m2p(&mut self, pages: Part<'_>) {
         let mut pairs = pages.pfns().zip(self.singles.iter()).peekable();
         while pairs.peek().is_some() {
             self.updates.clear();

@@ -20,6 +20,7 @@ pub mod deferred;
 pub mod device;
 mod exchange;
 pub mod fault;
+mod frames;
 pub mod int_param;
 pub mod irq_lock;
 #[cfg(xen_dma_client)]

@@ -203,8 +203,48 @@ impl Pages {
         Ok(Self(list))
     }
 
+    /// Takes over all pages of another owner, behind its own.  Without memory for a longer list both are
+    /// as they were.  May sleep.
+    pub(crate) fn append(&mut self, next: &mut Self) -> Result {
+        check(Point::Memory)?;
+        self.0.reserve(next.0.len(), GFP_KERNEL)?;
+        // INVARIANT: Each page has one owner before and after.
+        for &page in next.0.iter() {
+            // Within the capacity, so this cannot fail.
+            let _ = self.0.push_within_capacity(page);
+        }
+        next.0.clear();
+        Ok(())
+    }
+
+    /// Undoes [`Pages::append`]: the pages from `first` on were `to`'s, whose list is as long as ever.
+    pub(crate) fn hand_back(&mut self, first: usize, to: &mut Self) {
+        // INVARIANT: As in `append`.
+        for &page in self.0.iter().skip(first) {
+            // Within the capacity, so this cannot fail.
+            let _ = to.0.push_within_capacity(page);
+        }
+        self.0.truncate(first);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// All pages.
+    pub(crate) fn all(&self) -> Part<'_> {
+        Part(&self.0)
+    }
+
+    /// `count` pages from `first` on, if there are so many.
+    pub(crate) fn part(&self, first: usize, count: usize) -> Option<Part<'_>> {
+        self.0.get(first..first.checked_add(count)?).map(Part)
+    }
+
+    /// Whether each page but the first is the pfn's neighbour of the one before it.
+    pub(crate) fn are_neighbours(&self) -> bool {
+        let after = |pfn: Pfn| pfn.checked_add(1);
+        Iterator::zip(self.pfns(), self.pfns().skip(1)).all(|(pfn, next)| after(pfn) == Some(next))
     }
 
     pub(crate) fn as_ptr(&self) -> *const *mut bindings::page {
@@ -213,7 +253,7 @@ impl Pages {
 
     /// The pfn of each page, in order.
     pub(crate) fn pfns(&self) -> impl Iterator<Item = Pfn> + '_ {
-        self.0.iter().map(|&page| pfn(page))
+        self.all().pfns()
     }
 
     /// The page at a place in the order.
@@ -247,6 +287,21 @@ impl Drop for Pages {
             // SAFETY: An order-0 page owned by `self`, by the type invariant.
             unsafe { bindings::__free_pages(page, 0) };
         }
+    }
+}
+
+/// Pages that follow each other in an owner's list.
+#[derive(Clone, Copy)]
+pub(crate) struct Part<'a>(&'a [*mut bindings::page]);
+
+impl<'a> Part<'a> {
+    pub(crate) fn len(self) -> usize {
+        self.0.len()
+    }
+
+    /// The pfn of each page, in order.
+    pub(crate) fn pfns(self) -> impl Iterator<Item = Pfn> + 'a {
+        self.0.iter().map(|&page| pfn(page))
     }
 }
 

@@ -12,6 +12,7 @@ mod core_logic;
 mod p2m;
 mod provider;
 mod region;
+mod region_joins;
 
 /// The module that `#[vtable]` asks for from Linux 7.3 on.
 #[cfg(not(linux_7_2))]

@@ -21,7 +21,7 @@ use xen_dma::{
 };
 
 /// Every way to get an extent.  Only code that is built in can link the kernel's own.
-const WAYS: &[Way] = &[
+pub(crate) const WAYS: &[Way] = &[
     Way::Scattered,
     Way::Neighbours,
     #[cfg(not(MODULE))]
@@ -31,19 +31,19 @@ const WAYS: &[Way] = &[
 /// Bytes that are looked at in one go.
 const PIECE_ORDER: u32 = 4;
 
-fn pv() -> bool {
+pub(crate) fn pv() -> bool {
     Domain::current() == Domain::Pv
 }
 
 /// A byte that depends on where it stands, and on whose it is.
-fn pattern(seed: usize, index: usize) -> u8 {
+pub(crate) fn pattern(seed: usize, index: usize) -> u8 {
     (index ^ (index >> 8) ^ (index >> 16))
         .wrapping_add(seed)
         .wrapping_mul(167) as u8
 }
 
 /// Writes its pattern over a whole region.
-fn write(region: &Region, seed: usize) -> Result {
+pub(crate) fn write(region: &Region, seed: usize) -> Result {
     let mut piece = Buffer::new(PIECE_ORDER)?;
     for start in (0..region.size()).step_by(piece.size()) {
         let size = piece.size().min(region.size() - start);
@@ -54,7 +54,7 @@ fn write(region: &Region, seed: usize) -> Result {
 }
 
 /// Whether each byte of a region is what `expected` says.
-fn verify(region: &Region, expected: impl Fn(usize) -> u8) -> Result {
+pub(crate) fn verify(region: &Region, expected: impl Fn(usize) -> u8) -> Result {
     let mut piece = Buffer::new(PIECE_ORDER)?;
     for start in (0..region.size()).step_by(piece.size()) {
         let size = piece.size().min(region.size() - start);
@@ -105,7 +105,7 @@ fn round_trips(way: Way, orders: &[u32]) -> Result {
 }
 
 /// Whether Xen got back as many frames as it gave since `before`.
-fn balanced(before: (u64, u64)) -> Result {
+pub(crate) fn balanced(before: (u64, u64)) -> Result {
     let now = traded_pages();
     let (taken, returned) = (now.0 - before.0, now.1 - before.1);
     check!(taken == returned, "{taken} taken, {returned} returned");
