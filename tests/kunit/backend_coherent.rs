@@ -47,6 +47,8 @@ mod tests {
                 "{size} bytes, mask {mask:#x}: byte {start}+{stale:?}"
             );
         }
+        let listed = client::sgtable_bytes(bench.dev(), memory, size)?;
+        check!(listed == size, "mask {mask:#x}: {listed} of {size} bytes");
         stamp(bench, scratch, memory, size, 6)
     }
 
@@ -127,8 +129,6 @@ mod tests {
             for size in few {
                 let memory = get(&bench, size).inspect_err(|_| pr_err!("mask {mask:#x}\n"))?;
                 inspect(&bench, &mut scratch, memory, (size, mask))?;
-                let bytes = client::sgtable_bytes(bench.dev(), memory, size)?;
-                check!(bytes == size, "mask {mask:#x}: {bytes} of {size} bytes");
                 put(&bench, size, memory);
                 check!(bench.backend().counters.outstanding() == 0, "{size} bytes");
             }
@@ -213,6 +213,7 @@ mod tests {
     fn coherent_memory_comes_without_sleep() -> Result {
         let spin = KBox::pin_init(new_spinlock!((), "xen_dma_backend::spin"), GFP_KERNEL)?;
         let irq = KBox::pin_init(new_irq_lock!((), "xen_dma_backend::irq"), GFP_KERNEL)?;
+        let mut lent = 0;
         for mask in [MASK_64, MASK_32, MASK_28] {
             // Without a pool as yet.
             let Some(bench) = Bench::new(c"xen-dma-atomic", mask, false)? else {
@@ -224,6 +225,7 @@ mod tests {
                 let memory = client::alloc(bench.dev(), size, Context::Atomic, Attrs::NONE);
                 drop(guard);
                 inspect(&bench, &mut scratch, memory?, (size, mask))?;
+                lent += bench.in_use();
                 let guard = spin.lock();
                 put(&bench, size, memory?);
                 drop(guard);
@@ -237,7 +239,41 @@ mod tests {
             }
             bench.done()?;
         }
+        check!(lent > 0, "nothing was lent by the aperture");
         Ok(())
+    }
+
+    #[test]
+    fn who_may_sleep_waits_for_memory() -> Result {
+        const SIZE: usize = 0x20_0000;
+
+        let Some(bench) = Bench::with(c"xen-dma-waits", MASK_32, false, 1)? else {
+            return Ok(());
+        };
+        let (dev, backend, dir) = (bench.dev(), bench.backend(), Direction::TO_DEVICE);
+        let store = &bench.shared.coherent;
+        let extents = || {
+            store.settle();
+            store.pooled().extents
+        };
+        // Of the pool's only extent so little is used that no more is made in advance.
+        let small = get(&bench, PAGE_SIZE)?;
+        check!(extents() == 1);
+        let quiet = Attrs::NO_WARN;
+        check!(backend.alloc(dev, SIZE, Context::Atomic, quiet).is_err());
+        check!(extents() == 1);
+        let memory = get(&bench, SIZE)?;
+        check!(extents() == 2);
+        let pages = |context| backend.alloc_pages(dev, SIZE, dir, context);
+        check!(pages(Context::Atomic).is_err());
+        check!(extents() == 2);
+        let pages = pages(Context::Sleepable)?;
+        check!(extents() == 3);
+
+        backend.free_pages(dev, SIZE, pages, dir);
+        put(&bench, SIZE, memory);
+        put(&bench, PAGE_SIZE, small);
+        bench.done()
     }
 
     #[test]

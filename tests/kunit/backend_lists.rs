@@ -3,6 +3,12 @@
 //! Lists of buffers: the segments that a device sees, and the buffers in them.
 
 use super::*;
+use client::below::RawList;
+
+/// What the DMA API knows of failures: try again; never; another device's memory.
+const AGAIN: i32 = -12;
+const NEVER: i32 = -22;
+const PEER: i32 = -121;
 
 /// A part of a buffer of its own: the order of that one's size, and offset and size of the part.
 type Part = (u32, usize, usize);
@@ -360,6 +366,56 @@ mod tests {
         for at in live.iter().skip(1).step_by(2) {
             client::unmap(bench.dev(), *at, PAGE_SIZE, dir, Attrs::NONE);
         }
+        bench.done()
+    }
+
+    #[test]
+    fn errors_tell_whether_to_try_again() -> Result {
+        for (cause, errno) in [
+            (Cause::Full, AGAIN),
+            (Cause::NoMemory, AGAIN),
+            (Cause::PeerMemory, PEER),
+            (Cause::TooLarge, NEVER),
+            (Cause::Impossible, NEVER),
+            (Cause::Unreachable, NEVER),
+            (Cause::RequireCoherent, NEVER),
+            (Cause::Empty, NEVER),
+            (Cause::Wraps, NEVER),
+            (Cause::Hole, NEVER),
+        ] {
+            check!(cause.error().to_errno() == errno, "{cause:?}");
+        }
+
+        let Some(bench) = Bench::with(c"xen-dma-errors", MASK_32, true, 1)? else {
+            return Ok(());
+        };
+        let (dev, dir, quiet) = (bench.dev(), Direction::TO_DEVICE, Attrs::NO_WARN);
+        let page = Buffer::new(0)?;
+        // What is full now has room later.
+        let mut live = KVVec::new();
+        while let Ok(at) = client::map(dev, page.phys(), PAGE_SIZE, dir, quiet) {
+            live.push(at, GFP_KERNEL)?;
+        }
+        let mut load = Load::new(4, |_| (0, 0, PAGE_SIZE))?;
+        for _ in 0..2 {
+            check!(load.list.map(dev, dir, quiet).map_err(Error::to_errno) == Err(AGAIN));
+        }
+        for at in live.iter() {
+            client::unmap(dev, *at, PAGE_SIZE, dir, quiet);
+        }
+        load.list.map(dev, dir, quiet)?;
+        load.list.unmap(dev, dir, quiet);
+
+        // What is larger than the aperture never fits, however much of it is free.
+        let mut load = Load::new(2, |index| (9 * index as u32, 0, PAGE_SIZE << (9 * index)))?;
+        for _ in 0..2 {
+            check!(load.list.map(dev, dir, quiet).map_err(Error::to_errno) == Err(NEVER));
+        }
+        // What is no memory is another device's.
+        let mut list = RawList::new(2)?;
+        list.set(0, Some(&page), 0, PAGE_SIZE as u32)?;
+        list.set(1, None, 0, PAGE_SIZE as u32)?;
+        check!(list.map(dev, 2, dir, quiet)? == PEER);
         bench.done()
     }
 }

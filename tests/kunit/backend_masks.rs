@@ -101,4 +101,62 @@ mod tests {
         }
         Ok(())
     }
+
+    #[test]
+    fn a_mask_that_is_set_waits_for_memory() -> Result {
+        let Some(bench) = Bench::with(c"xen-dma-mask-waits", MASK_32, true, 1)? else {
+            return Ok(());
+        };
+        // Narrower than what there is; growth is as good as off until it is asked for.
+        let extents = bench.shared.aperture.each().map(|extent| extent.bits());
+        let bits = extents.min().ok_or(ENXIO)? - 1;
+        check!(Region::new(MIN_ORDER, bits, Way::Scattered).is_ok());
+        let mask = u64::MAX >> (u64::BITS - bits);
+        let page = Buffer::new(0)?;
+        let (dev, dir) = (bench.dev(), Direction::TO_DEVICE);
+        let map = || client::map(dev, page.phys(), PAGE_SIZE, dir, Attrs::NO_WARN);
+
+        // A mapping may not wait: without an extent it is refused.
+        bench.shared.hold_breath();
+        bench.device.set_mask(mask);
+        check!(map().is_err() && bench.count(Event::Failure(Cause::Unreachable)) == 1);
+        bench.device.set_mask(MASK_32);
+        bench.done()?;
+
+        // Who sets a mask may, and the very first mapping finds room.
+        let bench = Bench::with(c"xen-dma-mask-waited", MASK_32, true, 1)?.ok_or(ENODEV)?;
+        client::set_masks(bench.dev(), mask)?;
+        let at = client::map(bench.dev(), page.phys(), PAGE_SIZE, dir, Attrs::NO_WARN)?;
+        check!(bench.judge(page.phys(), PAGE_SIZE, at)?);
+        client::unmap(bench.dev(), at, PAGE_SIZE, dir, Attrs::NO_WARN);
+        bench.done()
+    }
+
+    #[test]
+    fn a_mask_may_not_shrink_under_mappings() -> Result {
+        for force in [false, true] {
+            let Some(bench) = Bench::with(c"xen-dma-mask-shrinks", MASK_64, force, APERTURE)?
+            else {
+                return Ok(());
+            };
+            let (dev, dir, page) = (bench.dev(), Direction::TO_DEVICE, Buffer::new(0)?);
+            // Direct or bounced: what is mapped may lie anywhere in its reach.
+            let at = client::map(dev, page.phys(), PAGE_SIZE, dir, Attrs::NONE)?;
+            for (shrinks, mask) in (1..).zip([MASK_32, MASK_28]) {
+                check!(client::set_masks(dev, mask) == Err(EIO), "{mask:#x}");
+                check!(bench.wrongs(Wrong::Mask) == shrinks);
+            }
+            // It is as it was, and so is the mapping.
+            check!(device::limits(dev).reach() == MASK_64);
+            check!(bench.judge(page.phys(), PAGE_SIZE, at)? == force);
+            // The same one, and those that are asked for only, are no matter.
+            client::set_masks(dev, MASK_64)?;
+            client::unmap(dev, at, PAGE_SIZE, dir, Attrs::NONE);
+            client::set_masks(dev, MASK_32)?;
+            check!(device::limits(dev).reach() == MASK_32);
+            check!(bench.backend().counters.outstanding() == 0);
+            bench.empty()?;
+        }
+        Ok(())
+    }
 }
