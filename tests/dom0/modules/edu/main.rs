@@ -22,7 +22,10 @@ use kernel::{
     str::CStr,
     InPlaceModule, //
 };
-use xen_dma::int_param::value;
+use xen_dma::{
+    client,
+    int_param::value, //
+};
 
 mod cases;
 mod device;
@@ -44,6 +47,10 @@ module! {
         large_mb: u32 {
             default: 0,
             description: "instead, a coherent buffer of so many MiB",
+        },
+        mask_bits: u32 {
+            default: 28,
+            description: "that buffer's device reaches so many bits (28 to 32)",
         },
     },
 }
@@ -112,6 +119,10 @@ fn test(pdev: &pci::Device<Core<'_>>) -> Result {
 
     let mut session = Session::new(Edu::new(pdev)?)?;
     let large = value::<u32>(module_parameters::large_mb.value()) as usize;
+    if large > 0 {
+        let bits = value::<u32>(module_parameters::mask_bits.value()).clamp(28, 32);
+        client::set_masks(pdev.as_ref(), (1 << bits) - 1)?;
+    }
     let outcome = session.run(rounds, large << 20);
     let tally = session.finish(outcome);
     TOTALS.add(&tally);

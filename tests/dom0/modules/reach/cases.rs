@@ -33,6 +33,8 @@ use xen_dma::{
     Context, //
 };
 
+mod shared;
+
 const BOTH: Direction = Direction::BIDIRECTIONAL;
 
 const WIDE: u64 = u64::MAX;
@@ -109,7 +111,8 @@ impl<'a> Session<'a> {
         self.boundaries()?;
         self.low_bits()?;
         self.skipped_copies()?;
-        self.registers()
+        self.registers()?;
+        self.shared_memory()
     }
 
     /// Maps in every way, and goes without a word.
