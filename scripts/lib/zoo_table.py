@@ -14,7 +14,7 @@ from problem import Problem
 FOLDER = Path("/src/tests/dom0/zoo")
 PLACE = "/zoo"
 """Where dom0 finds the folder."""
-SETTINGS = ("kind", "at", "driver", "modules", "mtu", "sleeps", "leaves", "layers", "filesystem")
+SETTINGS = ("kind", "at", "driver", "modules", "mtu", "xdp", "sleeps", "leaves", "layers", "filesystem")
 """What dom0 is told as the table has it."""
 OURS = ("xen_swiotlb_rs_edu",)
 """Drivers that are no stock modules but our tests."""
