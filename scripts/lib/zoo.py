@@ -7,25 +7,28 @@ Documentation/numbers.md describes out/zoo.json.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kernel as kernels
 import lifetime
+import zoo_report
 import zoo_table
-from bench_report import Table
 from problem import Problem, report, say
 from scenarios import SHOWN_LINES, SKIPPED, boot
+from zoo_report import Record
 from zoo_table import Cell
 
 OUT = Path("/src/out/zoo")
 RESULT = Path("/src/out/zoo.json")
 COUNTED = ("direct", "bounced", "bounced_bytes", "largest_bounce", "coherent", "reasons", "failures", "misuse")
-HEAD = ["cell", "aperture", "bytes verified", "wrong", "direct", "bounced", "coherent", "no room", "why it bounced"]
 
 
 def numbers(folder: Path, aperture: str, address: str) -> dict[str, Any]:
@@ -55,9 +58,16 @@ def rounds(folder: Path, cell: Cell) -> list[dict[str, Any]]:
     found = []
     for line in place.read_text().splitlines() if place.is_file() else []:
         aperture, verified, mismatches = line.split()
-        counts = {"bytes_verified": int(verified), "mismatches": int(mismatches)}
+        counts = {"bytes_verified": int(verified), "mismatches": int(mismatches), "survived": survived(folder, aperture)}
         found.append({"aperture": aperture, **counts, **numbers(folder, aperture, cell.address)})
     return found
+
+
+def survived(folder: Path, aperture: str) -> dict[str, int]:
+    """What happened to the device with an aperture, and it worked on."""
+    place = folder / "survived"
+    lines = [line.split() for line in place.read_text().splitlines()] if place.is_file() else []
+    return dict(Counter(what for name, what in lines if name == aperture))
 
 
 def complaints(entry: dict[str, Any]) -> Iterator[str]:
@@ -82,7 +92,7 @@ def wrong(folder: Path, entries: list[dict[str, Any]], status: int) -> list[str]
     return found
 
 
-def run(cell: Cell, backend: str, common: list[str]) -> dict[str, Any]:
+def run(cell: Cell, backend: str, common: list[str]) -> Record:
     """Boots a cell; gives its record."""
     folder = OUT / f"{cell.name}-{backend}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -100,7 +110,7 @@ def run(cell: Cell, backend: str, common: list[str]) -> dict[str, Any]:
     }
 
 
-def show(cell: Cell, number: int, record: dict[str, Any]) -> None:
+def show(cell: Cell, number: int, record: Record) -> None:
     """A cell's line, and what is wrong with it."""
     verdict = record["verdict"]
     skip = " # SKIP" if verdict == "skipped" else ""
@@ -115,25 +125,27 @@ def show(cell: Cell, number: int, record: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def table(records: list[dict[str, Any]]) -> Table:
-    """The report for people: a row an aperture."""
-    rows = []
-    for record in records:
-        for entry in record["rounds"]:
-            why = ", ".join(f"{name} {count}" for name, count in entry.get("reasons", {}).items() if count)
-            counts = [entry.get(name, 0) for name in ("bytes_verified", "mismatches", "direct", "bounced", "coherent")]
-            counts.append(entry.get("failures", {}).get("full", 0))
-            rows.append([record["name"], entry["aperture"], *(f"{count:,}" for count in counts), why or "-"])
-        c = record["c"]
-        if c and c["wrong"]:
-            rows.append([record["name"], "C's backend", *[""] * (len(HEAD) - 3), "; ".join(c["wrong"])])
-    return Table("The zoo", HEAD, rows)
-
-
-def counted(records: list[dict[str, Any]]) -> dict[str, int]:
+def counted(records: list[Record]) -> dict[str, int]:
     """Cells by verdict."""
     verdicts = [record["verdict"] for record in records]
     return {verdict: verdicts.count(verdict) for verdict in ("passed", "failed", "skipped")}
+
+
+def before(build: dict[str, str]) -> dict[str, Record]:
+    """What earlier runs found, by cell: of the same build, and of cells that are the same still."""
+    zoo = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    if any(zoo.get(name) != value for name, value in build.items()):
+        return {}
+    digests = {cell.name: cell.digest for cell in zoo_table.read()}
+    return {record["name"]: record for record in zoo["cells"] if digests.get(record["name"]) == record["digest"]}
+
+
+def keep(build: dict[str, str], found: dict[str, Record]) -> list[Record]:
+    """Writes out/zoo.json; gives what is in it, in the table's order."""
+    records = [found[cell.name] for cell in zoo_table.read() if cell.name in found]
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps({"version": 1, **build, "cells": records, **counted(records)}, indent=2) + "\n")
+    return records
 
 
 def choose(names: list[str]) -> list[Cell]:
@@ -146,15 +158,20 @@ def choose(names: list[str]) -> list[Cell]:
     return [cell for cell in cells if not names or cell.device in names or cell.name in names]
 
 
-def main() -> int:
-    """Runs them; 0 if none failed."""
+def options_of() -> argparse.Namespace:
+    """The options; their manual is the head of scripts/zoo."""
     made = argparse.ArgumentParser(prog="zoo", allow_abbrev=False, add_help=False)
     made.add_argument("--host-folders", nargs=3, default=["/src", "/cache", "/src"])
     made.add_argument("--kernel")
-    made.add_argument("--list", action="store_true")
-    made.add_argument("--compare", action="store_true")
+    for name in ("--list", "--compare", "--report", "--write"):
+        made.add_argument(name, action="store_true")
     made.add_argument("names", nargs="*")
-    options = made.parse_args()
+    return made.parse_args()
+
+
+def main() -> int:
+    """Runs them; 0 if none failed."""
+    options = options_of()
     cells = choose(options.names)
     if options.list:
         for cell in cells:
@@ -162,18 +179,23 @@ def main() -> int:
         return 0
 
     common = ["--host-folders", *options.host_folders, "--kernel", options.kernel]
-    records = []
-    for number, cell in enumerate(cells, 1):
+    driver = kernels.prepared(options.kernel).driver.read_bytes()
+    build = {"kernel": options.kernel, "driver": hashlib.sha256(driver).hexdigest()}
+    found = before(build)
+    for number, cell in enumerate([] if options.report else cells, 1):
         say(f"{number}/{len(cells)} {cell.name}: {cell.shows}")
-        record = {"name": cell.name, "device": cell.device, "layout": cell.layout, **run(cell, "ours", common)}
+        names = {"name": cell.name, "device": cell.device, "layout": cell.layout, "digest": cell.digest}
+        record = {**names, **run(cell, "ours", common)}
         record["c"] = run(cell, "c", common) if options.compare or record["verdict"] == "failed" else None
         show(cell, number, record)
-        records.append(record)
         # An interrupted run leaves what it has found.
-        zoo = {"version": 1, "kernel": options.kernel, "cells": records, **counted(records)}
-        RESULT.write_text(json.dumps(zoo, indent=2) + "\n")
+        found[cell.name] = record
+        keep(build, found)
+    records = [found[cell.name] for cell in cells if cell.name in found]
+    print(f"\n{zoo_report.rounds(records).for_terminal()}")
+    if options.write:
+        zoo_report.write(zoo_table.read(), keep(build, found), options.kernel)
     counts = counted(records)
-    print(f"\n{table(records).for_terminal()}")
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     return 1 if counts["failed"] else 0
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import configparser
+import hashlib
 import json
 import shlex
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from problem import Problem
 FOLDER = Path("/src/tests/dom0/zoo")
 PLACE = "/zoo"
 """Where dom0 finds the folder."""
-SETTINGS = ("kind", "at", "driver", "modules", "mtu", "leaves", "layers", "filesystem")
+SETTINGS = ("kind", "at", "driver", "modules", "mtu", "xdp", "sleeps", "leaves", "layers", "filesystem")
 """What dom0 is told as the table has it."""
 OURS = ("xen_swiotlb_rs_edu",)
 """Drivers that are no stock modules but our tests."""
@@ -26,7 +27,8 @@ class Cell:
 
     device: str
     layout: str
-    shows: str
+    device_shows: str
+    """What the device is."""
     sample: bool
     """Whether scripts/scenarios tries it, too."""
     address: str
@@ -40,6 +42,17 @@ class Cell:
     def name(self) -> str:
         """The one by which a cell is picked."""
         return f"{self.device}-{self.layout}"
+
+    @property
+    def shows(self) -> str:
+        """What it is about."""
+        apertures = (one.partition(":")[0] for one in self.settings["apertures"].split(";"))
+        return f"{self.device_shows}; memory {self.layout}, aperture {', '.join(apertures)}"
+
+    @property
+    def digest(self) -> str:
+        """Another one for a cell that the table has otherwise."""
+        return hashlib.sha256(json.dumps([self.options, self.settings]).encode()).hexdigest()[:12]
 
     def command(self, backend: str) -> str:
         """What dom0 runs; the backend is `ours`, or `c` for the kernel's own."""
@@ -86,7 +99,7 @@ def cells_of(table: configparser.ConfigParser, device: str) -> list[Cell]:
             Cell(
                 device=device,
                 layout=name,
-                shows=f"{row['shows']}; memory {name}, aperture {row[name].replace(' ', ', ')}",
+                device_shows=row["shows"],
                 sample=name in row.get("sample", "").split(),
                 address=row["at"],
                 options=[*shlex.split(table[section]["options"]), *options],
