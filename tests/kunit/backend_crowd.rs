@@ -412,10 +412,13 @@ mod tests {
         }
         came_of_it?;
 
+        let mut mappings = 0;
         for worker in workers.iter() {
             let made = worker.outcome.load(Relaxed);
             check!(made > STEPS as i32 / 8, "seed {}: {made}", worker.seed);
+            mappings += made;
         }
+        pr_info!("tally: crowd-mappings={mappings}\n");
         let together = meeting.most.load(Relaxed);
         check!(together > 1, "{together}");
         for bench in benches.iter() {
