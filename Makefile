@@ -82,7 +82,7 @@ help:
 	@echo 'make fuzz             the same with made-up inputs, a minute for each target'
 	@echo 'make kunit            the KUnit suites, without a hypervisor and as dom0'
 	@echo 'make dom0-test        the scenarios in a booted dom0'
-	@echo 'make soak             one of them, a hundred cycles of load, growth and pressure'
+	@echo 'make soak             one of them, for ten million maps and unmaps'
 	@echo 'make zoo              real devices of many kinds, their stock drivers, in many layouts'
 	@echo 'make bench            measure it against the C driver, in exact instructions'
 	@echo 'make limits           compare what disks'\'' drivers may ask for: bare metal, C, ours'

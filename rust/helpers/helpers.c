@@ -39,6 +39,11 @@ __rust_helper u64 __percpu *rust_helper_xen_dma_alloc_percpu_words(size_t count)
 	return __alloc_percpu(count * sizeof(u64), L1_CACHE_BYTES);
 }
 
+__rust_helper unsigned long rust_helper_xen_dma_bfn_to_local_pfn(unsigned long mfn)
+{
+	return bfn_to_local_pfn(mfn);
+}
+
 __rust_helper bool rust_helper_xen_dma_dev_dma_skip_sync(struct device *dev)
 {
 	return dev_dma_skip_sync(dev);

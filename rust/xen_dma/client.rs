@@ -310,6 +310,9 @@ pub struct List {
     table: bindings::sg_table,
 }
 
+// SAFETY: It owns its entries, which are not bound to a thread.
+unsafe impl Send for List {}
+
 impl List {
     /// Describes whole buffers, each as one entry.  May sleep.
     pub fn new(buffers: &[Buffer]) -> Result<Self> {
@@ -527,6 +530,7 @@ impl TestDevice {
 }
 
 pub mod below;
+pub mod engine;
 pub mod shared;
 
 /// Whether a device has operations of its own, and not those that all devices have.  A hint:

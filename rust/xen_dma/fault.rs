@@ -19,11 +19,15 @@ pub enum Point {
     Unmap,
     /// An extent cannot go back: memory is missing for it, or Xen refuses.
     GiveBack,
+    /// Linux has no small block of memory, whoever of this thread asks: the driver, or C on its behalf.
+    /// Done by the kernel itself, which must have been told to (`failslab`).
+    Slab,
 }
 
 #[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
 mod armed {
     use super::Point;
+    use crate::bindings;
     use kernel::sync::atomic::{
         Atomic,
         Relaxed, //
@@ -34,16 +38,41 @@ mod armed {
 
     /// Makes the `n`-th step of a kind from now on fail, once.  Other threads' steps count, too.
     pub fn fail_nth(point: Point, n: u32) {
-        LEFT[point as usize].store(n, Relaxed);
+        match LEFT.get(point as usize) {
+            Some(left) => left.store(n, Relaxed),
+            None => _ = swap_slab(n),
+        }
     }
 
     /// Nothing is to fail any more; tells whether it did.
     pub fn stop(point: Point) -> bool {
-        LEFT[point as usize].xchg(0, Relaxed) == 0
+        match LEFT.get(point as usize) {
+            Some(left) => left.xchg(0, Relaxed) == 0,
+            None => swap_slab(0) == 0,
+        }
+    }
+
+    /// Sets how many blocks this thread is given, with the one that it is not.  Returns what was left.
+    #[cfg(CONFIG_FAULT_INJECTION)]
+    fn swap_slab(n: u32) -> u32 {
+        // SAFETY: The thread that runs, which lives.
+        let thread = unsafe { bindings::get_current() };
+        // SAFETY: As above; nobody else writes the field.
+        let left = unsafe { &raw mut (*thread).fail_nth };
+        // SAFETY: As above.
+        unsafe { left.replace(n) }
+    }
+
+    /// Nothing fails in this kernel.
+    #[cfg(not(CONFIG_FAULT_INJECTION))]
+    fn swap_slab(n: u32) -> u32 {
+        n.max(1)
     }
 
     pub(crate) fn due(point: Point) -> bool {
-        let left = &LEFT[point as usize];
+        let Some(left) = LEFT.get(point as usize) else {
+            return false;
+        };
         let mut old = left.load(Relaxed);
         while old > 0 {
             match left.cmpxchg(old, old - 1, Relaxed) {

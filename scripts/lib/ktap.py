@@ -2,17 +2,25 @@
 # SPDX-License-Identifier: GPL-2.0
 """Judge KUnit runs by their console logs.
 
-Usage: ktap.py SUITES ENVIRONMENT=LOG...
+Usage: ktap.py [--write] [--json FILE] SUITES ENVIRONMENT=LOG...
 
 Reads the KTAP output in each LOG and compares it with what the file SUITES says must run
 in that ENVIRONMENT (`bare` or `dom0`).  A kernel that complains (BUG, WARNING, lockdep,
-DMA-API, UBSAN, KFENCE, kmemleak, panic) has failed, whatever its tests say.  Prints a line
+DMA-API, UBSAN, KFENCE, kmemleak, KCSAN, panic) has failed, whatever its tests say.  Prints a line
 a suite, and last `N passed, N failed, N skipped`.
+
+--json   writes the numbers to FILE; Documentation/numbers.md describes it
+--write  puts what the suites tried into Documentation/results.md
 """
 
+import argparse
+import json
 import re
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench_report import Table, write_page
 
 ENVIRONMENTS = ("bare", "dom0")
 
@@ -21,6 +29,21 @@ ESCAPE = re.compile(r"\x1b[\[(][0-9;?]*[A-Za-z]")
 SUBTEST = re.compile(r"^    # Subtest: (\S+)$")
 PLAN = re.compile(r"^( *)1\.\.(\d+)$")
 RESULT = re.compile(r"^( *)(ok|not ok) \d+(?: -)? (\S+)(.*)$")
+
+# A suite says what it tried: `tally: NAME=NUMBER`.
+TALLY = re.compile(r"\btally: (\S+)=(\d+)$")
+# What a reader is told of the numbers, in this order.
+TRIED = {
+    "steps-failed": "steps of load, attach, growth, narrow masks, coherent memory, made to fail one by one",
+    "allocations-failed": "allocations at load, attach and for coherent memory, made to fail one by one",
+    "extents-kept": "of these, extents that could not go back for it, and stayed as ordinary memory",
+    "wrong-calls-each": "wrong calls, every kind on every state of a mapping",
+    "wrong-calls-random": "wrong calls at random",
+    "buffers-refused": "buffers that are no memory, tried at every size and place",
+    "partial-writes": "mappings through poisoned slots whose device wrote less than all",
+    "crowd-mappings": "mappings by six threads at once, each compared",
+    "bus-sequences": "orders of what the bus may tell, each with its mappings",
+}
 
 COMPLAINT = re.compile(
     r"\bBUG: |\bBUG at |\bWARNING: |\bINFO: (possible|inconsistent|suspicious|trying to|task )"
@@ -61,6 +84,7 @@ class Run:
     planned: int = -1
     ended: bool = False
     complaints: list = field(default_factory=list)
+    tallies: dict = field(default_factory=dict)
 
 
 def clean(raw):
@@ -82,8 +106,13 @@ def parse(lines):
             run.complaints.append(line.strip())
             continue
         run.ended = run.ended or line.strip() == END
+        if tally := TALLY.search(line):
+            run.tallies[tally[1]] = run.tallies.get(tally[1], 0) + int(tally[2])
+            continue
         if found := SUBTEST.match(line):
-            suite = run.suites.setdefault(found[1], Suite(found[1]))
+            # What ran again counts as it ended last, and with the failures of before.
+            before = run.suites.get(found[1])
+            suite = run.suites[found[1]] = Suite(found[1], failed=before.failed if before else [])
         elif found := PLAN.match(line):
             if not found[1]:
                 run.planned = max(run.planned, int(found[2]))
@@ -165,26 +194,51 @@ def judge(environment, run, wanted):
     if not run.ended:
         print(f"not ok {environment}: the kernel did not get as far as the search for leaks")
         failed += 1
+    for name in TRIED if environment == "dom0" else ():
+        if name not in run.tallies:
+            print(f"not ok {environment}: no suite says '{name}'")
+            failed += 1
     for line in run.complaints:
         print(f"not ok {environment}: the kernel complained: {line}")
     return passed, failed + len(run.complaints), skipped
 
 
-def main(arguments):
+def numbers(runs, total):
+    """All of it, for programs."""
+    counts = dict(zip(("passed", "failed", "skipped"), total))
+    tried = {name: {"complaints": run.complaints, "tried": run.tallies} for name, run in runs.items()}
+    return {"version": 1, **counts, "runs": tried}
+
+
+def table(run):
+    """What was tried as dom0, for people."""
+    rows = [[title, f"{run.tallies[name]:,}"] for name, title in TRIED.items() if name in run.tallies]
+    return Table("What was tried", ["what", "number"], [*rows, ["complaints of the kernel", str(len(run.complaints))]])
+
+
+def main():
     """Command line entry."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__.strip())
-        return 0 if arguments else 2
-    wanted = read_suites(arguments[0])
-    total = [0, 0, 0]
-    for argument in arguments[1:]:
+    made = argparse.ArgumentParser(prog="ktap.py", allow_abbrev=False, usage=__doc__)
+    made.add_argument("--write", action="store_true")
+    made.add_argument("--json", type=Path)
+    made.add_argument("suites")
+    made.add_argument("logs", nargs="+")
+    options = made.parse_args()
+    wanted = read_suites(options.suites)
+    total, runs = [0, 0, 0], {}
+    for argument in options.logs:
         environment, _, path = argument.partition("=")
         with open(path, encoding="utf-8", errors="replace") as log:
-            counts = judge(environment, parse(log), wanted)
+            runs[environment] = parse(log)
+        counts = judge(environment, runs[environment], wanted)
         total = [sum(pair) for pair in zip(total, counts)]
+    if options.json:
+        options.json.write_text(json.dumps(numbers(runs, total), indent=2) + "\n")
+    if options.write and "dom0" in runs:
+        write_page({"tried": table(runs["dom0"]).for_page()})
     print(f"{total[0]} passed, {total[1]} failed, {total[2]} skipped")
     return 1 if total[1] else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -96,6 +96,8 @@ mod limits;
 mod lists;
 #[path = "backend_masks.rs"]
 mod masks;
+#[path = "backend_orders.rs"]
+mod orders;
 #[path = "backend_refusals.rs"]
 mod refusals;
 #[path = "backend_secrets.rs"]

@@ -5,12 +5,16 @@
 //! After each: nothing is lost, the directory tells the truth, and the driver works.
 
 use super::*;
-use crate::aperture::MIN_ORDER;
+use crate::{
+    aperture::MIN_ORDER,
+    devices::Devices, //
+};
 use breath::{
     wait,
     Load, //
 };
 use xen_dma::{
+    bus::BusEvents,
     fault::{
         self,
         Point, //
@@ -48,21 +52,34 @@ fn balanced(before: (isize, u64)) -> Result {
 /// Does a path again and again: at the first time its first step of a kind fails, and so on.  What it
 /// leaves must be nothing, whether it failed or went on without.  Returns how many steps there are.
 fn each_fails(point: Point, mut path: impl FnMut() -> Result) -> Result<u32> {
-    let before = stock();
+    let mut before = stock();
     path()?;
     balanced(before)?;
+    let (mut kept, kind) = match point {
+        Point::Slab => (Some(0), "allocations"),
+        _ => (None, "steps"),
+    };
     for n in 1..MANY {
         fault::fail_nth(point, n);
         let outcome = path();
         let failed = fault::stop(point);
+        if let Some(kept) = kept.as_mut().filter(|_| failed) {
+            // An extent that cannot go back, for want of memory to say so, stays as good memory.
+            let more = stock().1.saturating_sub(before.1);
+            *kept += u64::from(more > 0);
+            before.1 += more;
+        }
         balanced(before).inspect_err(|_| pr_err!("{point:?} {n}\n"))?;
         if !failed {
             outcome?;
+            pr_info!("tally: {kind}-failed={}\n", n - 1);
+            pr_info!("tally: extents-kept={}\n", kept.unwrap_or(0));
             return Ok(n - 1);
         }
-        // Only for want of memory.
+        // Only for want of memory; C does not say why it made no device.
         check!(
-            matches!(outcome, Ok(()) | Err(ENOMEM) | Err(EIO)),
+            matches!(outcome, Ok(()) | Err(ENOMEM) | Err(EIO))
+                || (point == Point::Slab && outcome == Err(ENODEV)),
             "{point:?} {n}: {outcome:?}"
         );
         path().inspect_err(|_| pr_err!("after {point:?} {n}\n"))?;
@@ -241,5 +258,82 @@ mod tests {
         };
         works(&bench)?;
         bench.done()
+    }
+}
+
+/// Runs a second time from user space, which tells the kernel before to let allocations fail
+/// (tests/kunit/init); the first time there is nothing to see.
+#[kunit_tests(xen_dma_scarce)]
+mod scarce {
+    use super::*;
+
+    /// Whether the kernel lets allocations fail.
+    fn can_fail() -> bool {
+        fault::fail_nth(Point::Slab, 1);
+        let refused = KBox::new([0u64; 8], GFP_KERNEL).is_err();
+        fault::stop(Point::Slab) && refused
+    }
+
+    #[test]
+    fn a_load_without_memory_leaves_nothing() -> Result {
+        let Some(p2m) = LinearP2m::get().filter(|_| can_fail()) else {
+            return Ok(());
+        };
+        let steps = each_fails(Point::Slab, || {
+            let aperture = Aperture::new(1, Care::NONE)?;
+            let shared = Shared::new(aperture, p2m, true, Bounds::FIXED)?;
+            let bench = Bench::beside(c"xen-dma-scarce-load", MASK_32, true, shared)?;
+            directory_is_true(&bench.shared)?;
+            works(&bench)?;
+            bench.done()
+        })?;
+        check!(steps > 10, "{steps}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_device_without_memory_is_not_served() -> Result {
+        let Some(p2m) = LinearP2m::get().filter(|_| can_fail()) else {
+            return Ok(());
+        };
+        let shared = Shared::new(Aperture::new(1, Care::NONE)?, p2m, true, Bounds::FIXED)?;
+        let device = TestDevice::new(c"xen-dma-scarce-device")?;
+        let steps = each_fails(Point::Slab, || {
+            let devices = Devices::new(shared.clone(), client::built_in())?;
+            devices.binding(&Quiet::lock(device.device())?);
+            let served = client::has_own_ops(device.device());
+            devices.unbound(&Quiet::lock(device.device())?);
+            devices.removed(device.device());
+            check!(!client::has_own_ops(device.device()));
+            served.then_some(()).ok_or(ENOMEM)
+        })?;
+        check!(steps > 3, "{steps}");
+        shared.hold_breath();
+        Ok(())
+    }
+
+    #[test]
+    fn coherent_memory_without_memory_leaves_nothing() -> Result {
+        if !can_fail() {
+            return Ok(());
+        }
+        for (mask, size) in [(MASK_28, 64), (MASK_28, 0x40_0000), (MASK_64, 0x10_0000)] {
+            let Some(bench) = Bench::new(c"xen-dma-scarce-coherent", mask, true)? else {
+                return Ok(());
+            };
+            each_fails(Point::Slab, || {
+                let outcome = client::alloc(bench.dev(), size, Context::Sleepable, Attrs::NO_WARN);
+                if let Ok(memory) = outcome {
+                    client::free(bench.dev(), size, memory, Attrs::NONE);
+                }
+                bench.shared.coherent.finish();
+                check!(bench.shared.coherent.usage() == (0, 0) && bench.in_use() == 0);
+                check!(bench.backend().counters.outstanding() == 0);
+                outcome.map(|_| ())
+            })?;
+            works(&bench)?;
+            bench.done()?;
+        }
+        Ok(())
     }
 }

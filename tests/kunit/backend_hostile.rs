@@ -237,7 +237,7 @@ mod tests {
             calls += world.calls;
             world.end()?;
         }
-        pr_info!("{calls} calls\n");
+        pr_info!("tally: wrong-calls-each={calls}\n");
         Ok(())
     }
 
@@ -314,7 +314,7 @@ mod tests {
             calls += struck;
             world.end()?;
         }
-        pr_info!("{calls} wrong calls at random\n");
+        pr_info!("tally: wrong-calls-random={calls}\n");
         Ok(())
     }
 

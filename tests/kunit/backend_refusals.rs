@@ -109,6 +109,7 @@ mod tests {
     fn what_is_no_memory_is_refused() -> Result {
         let (mut buffer, mut scratch) = (Buffer::new(2)?, Buffer::new(2)?);
         cover(&mut buffer, 1);
+        let mut tried = 0;
         let sizes = [
             1,
             2048,
@@ -136,6 +137,7 @@ mod tests {
                         try_one(&bench, &mut buffer, &mut scratch, case).inspect_err(|_| {
                             pr_err!("mask {mask:#x}, force {force}, {case:?}\n")
                         })?;
+                        tried += 1;
                     }
                 }
             }
@@ -148,6 +150,7 @@ mod tests {
             check!(shows(&buffer, 1, 0, buffer.size()));
             bench.done()?;
         }
+        pr_info!("tally: buffers-refused={tried}\n");
         Ok(())
     }
 

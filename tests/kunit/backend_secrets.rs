@@ -152,7 +152,7 @@ mod tests {
             poison = trial.poison;
             bench.done()?;
         }
-        pr_info!("{TRIALS} mappings, no leak\n");
+        pr_info!("tally: partial-writes={TRIALS}\n");
         Ok(())
     }
 
