@@ -149,7 +149,7 @@ impl Aperture {
     pub(crate) fn new(megabytes: u32, care: Care) -> Result<Self> {
         // CAST: Widens.
         let wanted = (megabytes as usize) << (20 - PAGE_SHIFT);
-        let (mut regions, missing) = obtain(wanted)?;
+        let (mut regions, mut missing) = obtain(wanted)?;
         if missing == wanted {
             pr_err!(
                 "Xen has no memory below 4 GiB to give, not even {} KiB; \
@@ -173,7 +173,15 @@ impl Aperture {
         aperture.go_home();
         // The highest one first.
         while let Some(region) = regions.pop() {
-            aperture.add(Extent::of(region, Kind::Lasting)?)?;
+            let pages = region.size() / PAGE_SIZE;
+            // Without memory for its records an extent goes back; the others are kept.
+            match Extent::of(region, Kind::Lasting) {
+                Ok(extent) => aperture.add(extent)?,
+                Err(_) => missing += pages,
+            }
+        }
+        if missing == wanted {
+            return Err(ENOMEM);
         }
         aperture.announce(megabytes, missing);
         Ok(aperture)
