@@ -88,6 +88,18 @@ fn each_fails(point: Point, mut path: impl FnMut() -> Result) -> Result<u32> {
     Err(ERANGE)
 }
 
+/// Coherent memory is had and freed, or is not; nothing of it is left.
+fn coherent_comes_and_goes(bench: &Bench, size: usize) -> Result {
+    let outcome = client::alloc(bench.dev(), size, Context::Sleepable, Attrs::NO_WARN);
+    if let Ok(memory) = outcome {
+        client::free(bench.dev(), size, memory, Attrs::NONE);
+    }
+    bench.shared.coherent.finish();
+    check!(bench.shared.coherent.usage() == (0, 0) && bench.in_use() == 0);
+    check!(bench.backend().counters.outstanding() == 0);
+    outcome.map(|_| ())
+}
+
 /// Bytes travel through a device's mappings.
 fn works(bench: &Bench) -> Result {
     let (mut buffer, mut scratch) = (Buffer::new(2)?, Buffer::new(2)?);
@@ -215,17 +227,7 @@ mod tests {
                 return Ok(());
             };
             for point in [Point::Memory, Point::Exchange] {
-                let steps = each_fails(point, || {
-                    let outcome =
-                        client::alloc(bench.dev(), size, Context::Sleepable, Attrs::NO_WARN);
-                    if let Ok(memory) = outcome {
-                        client::free(bench.dev(), size, memory, Attrs::NONE);
-                    }
-                    bench.shared.coherent.finish();
-                    check!(bench.shared.coherent.usage() == (0, 0) && bench.in_use() == 0);
-                    check!(bench.backend().counters.outstanding() == 0);
-                    outcome.map(|_| ())
-                })?;
+                let steps = each_fails(point, || coherent_comes_and_goes(&bench, size))?;
                 pr_info!("{size} bytes of coherent memory: {steps} of {point:?} failed\n");
             }
             works(&bench)?;
@@ -321,16 +323,7 @@ mod scarce {
             let Some(bench) = Bench::new(c"xen-dma-scarce-coherent", mask, true)? else {
                 return Ok(());
             };
-            each_fails(Point::Slab, || {
-                let outcome = client::alloc(bench.dev(), size, Context::Sleepable, Attrs::NO_WARN);
-                if let Ok(memory) = outcome {
-                    client::free(bench.dev(), size, memory, Attrs::NONE);
-                }
-                bench.shared.coherent.finish();
-                check!(bench.shared.coherent.usage() == (0, 0) && bench.in_use() == 0);
-                check!(bench.backend().counters.outstanding() == 0);
-                outcome.map(|_| ())
-            })?;
+            each_fails(Point::Slab, || coherent_comes_and_goes(&bench, size))?;
             works(&bench)?;
             bench.done()?;
         }
