@@ -101,12 +101,12 @@ impl Shared {
         let coherent = Holder::new()?;
         Arc::pin_init(
             pin_init!(Self {
+                breath <- Breath::new(bounds, &aperture),
                 aperture,
                 coherent,
                 p2m,
                 force,
                 owners: Atomic::new(0),
-                breath <- Breath::new(bounds),
                 grow <- new_delayed_work!("Shared::grow"),
                 watch <- new_delayed_work!("Shared::watch"),
             }),

@@ -105,7 +105,9 @@ pub(crate) struct Breath {
     state: Mutex<State>,
     /// 1 from the last breath on.
     closed: Word,
-    /// 1 while a work item is on its way that looks after the room that is left.
+    /// 1 while the aperture has its largest size: to ask for more is of no use.
+    full_grown: Word,
+    /// 1 while a work item is on its way that looks after the room that is left, or nobody needs to.
     watched: Word,
     /// 1 from a refusal on, until growth was tried.
     asked: Word,
@@ -121,13 +123,15 @@ pub(crate) struct Breath {
 }
 
 impl Breath {
-    pub(crate) fn new(bounds: Bounds) -> impl PinInit<Self> {
+    pub(crate) fn new(bounds: Bounds, aperture: &Aperture) -> impl PinInit<Self> {
+        let settled = u64::from(headroom(&bounds, ordinary(aperture).0) == 0);
         pin_init!(Self {
             bounds,
             loaded: Instant::now(),
             state <- new_mutex!(State { in_vain: 0 }, "Breath::state"),
             closed: Word::new(0),
-            watched: Word::new(0),
+            full_grown: Word::new(settled),
+            watched: Word::new(settled),
             asked: Word::new(0),
             wanted: Word::new(0),
             wanted_bits: Word::new(0),
@@ -222,6 +226,7 @@ impl Shared {
             return;
         }
         match narrow_bits(limits) {
+            0 if this.breath.full_grown.load() != 0 => return,
             0 => this.breath.wanted.store(size as u64),
             bits => this.breath.wanted_bits.store(u64::from(bits)),
         }
@@ -254,12 +259,14 @@ impl Shared {
         if grew || timer {
             this.breath.asked.store(0);
         }
+        let full_grown = headroom(&this.breath.bounds, ordinary(&this.aperture).0) == 0;
+        this.breath.full_grown.store(u64::from(full_grown));
         let low = |extent: &Extent| extent.is_low(this.breath.bounds.low_water);
-        let alert = this.aperture.each().any(|extent| low(&extent));
+        let alert = !full_grown && this.aperture.each().any(|extent| low(&extent));
         let wait = match (alert, more || this.breath.asked.load() != 0) {
             (true, _) => ALERT_MS,
             (false, true) => RELAXED_MS,
-            (false, false) => return this.breath.watched.store(0),
+            (false, false) => return this.breath.watched.store(u64::from(full_grown)),
         };
         let wait = msecs_to_jiffies(wait);
         let _ = workqueue::system_long().enqueue_delayed::<_, 0>(this.clone(), wait);
@@ -279,8 +286,8 @@ impl Shared {
         let (size, used) = ordinary(&self.aperture);
         let left = size.saturating_sub(used);
         let low = left.saturating_mul(100) < size.saturating_mul(breath.bounds.low_water);
-        let may = breath.bounds.maximum.saturating_sub(size) / PAGE_SIZE;
-        let Some(most) = may.checked_ilog2().filter(|_| low || wanted > 0) else {
+        let may = headroom(&breath.bounds, size).checked_ilog2();
+        let Some(most) = may.filter(|_| low || wanted > 0) else {
             return narrow;
         };
         // Room for more than the one mapping.
@@ -397,6 +404,11 @@ impl Shared {
         deferred::finish_delayed(&self.grow);
         deferred::finish_delayed(&self.watch);
     }
+}
+
+/// How many pages an aperture of this size may grow by.
+fn headroom(bounds: &Bounds, size: usize) -> usize {
+    bounds.maximum.saturating_sub(size) / PAGE_SIZE
 }
 
 /// Size and use of the ordinary extents, in bytes.
