@@ -258,6 +258,13 @@ pub(crate) fn is_high(buffer: &Buffer) -> bool {
         == buffer.size() / PAGE_SIZE
 }
 
+/// Whether a page lies just behind another one.
+pub(crate) fn follows(page: &Buffer, other: &Buffer) -> bool {
+    let end = other.machine_pages().last();
+    let end = end.and_then(|last| last.checked_add(PAGE_SIZE as u64));
+    end.is_some() && page.machine_pages().next() == end
+}
+
 fn is_contiguous(buffer: &Buffer) -> bool {
     let first = buffer.machine_pages().next();
     let mut pages = buffer.machine_pages().zip(0u64..);

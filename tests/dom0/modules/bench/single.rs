@@ -10,6 +10,7 @@ use crate::{
     session::{
         buffer,
         count,
+        follows,
         is_high,
         Session,
         BOTH,
@@ -104,7 +105,11 @@ impl Session<'_> {
         let mut pages = KVec::new();
         for &entries in &ENTRIES {
             while pages.len() < entries {
-                pages.push(buffer(0, is_high)?, GFP_KERNEL)?;
+                // How many follow each other by chance is not the same in two boots: none does.
+                let page = buffer(0, |page| {
+                    is_high(page) && !pages.last().is_some_and(|last| follows(page, last))
+                })?;
+                pages.push(page, GFP_KERNEL)?;
             }
         }
         let copy = self.copy_cost(PAGE_SIZE)?;
