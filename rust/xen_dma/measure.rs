@@ -24,7 +24,10 @@ use core::{
     mem::MaybeUninit,
 };
 use kernel::{
-    ffi::c_ulong,
+    ffi::{
+        c_ulong,
+        c_void, //
+    },
     prelude::*, //
 };
 
@@ -150,6 +153,8 @@ pub fn serve_with_nothing(device: &TestDevice) {
 }
 
 static NOTHING: bindings::dma_map_ops = bindings::dma_map_ops {
+    alloc: Some(alloc_nothing),
+    free: Some(free_nothing),
     map_phys: Some(map_nothing),
     unmap_phys: Some(unmap_nothing),
     sync_single_for_cpu: Some(sync_nothing),
@@ -157,6 +162,26 @@ static NOTHING: bindings::dma_map_ops = bindings::dma_map_ops {
     // SAFETY: Null is valid for every field: the operation is not there.
     ..unsafe { MaybeUninit::zeroed().assume_init() }
 };
+
+/// Whoever asks gets a pointer that is not null, to nothing of his own.
+extern "C" fn alloc_nothing(
+    _dev: *mut bindings::device,
+    _size: usize,
+    handle: *mut bindings::dma_addr_t,
+    _gfp: bindings::gfp_t,
+    _attrs: c_ulong,
+) -> *mut c_void {
+    handle.cast()
+}
+
+extern "C" fn free_nothing(
+    _dev: *mut bindings::device,
+    _size: usize,
+    _cpu: *mut c_void,
+    _addr: bindings::dma_addr_t,
+    _attrs: c_ulong,
+) {
+}
 
 extern "C" fn map_nothing(
     _dev: *mut bindings::device,

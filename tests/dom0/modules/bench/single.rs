@@ -89,7 +89,8 @@ impl Session<'_> {
         }
         self.note(label, "map", maps, 0)?;
         self.note(label, "unmap", unmaps, 0)?;
-        self.sync(label, dev, Machine::new(phys.raw()), 0)
+        self.sync(label, dev, Machine::new(phys.raw()), 0)?;
+        self.buffers(label, dev, count(PAGE_SIZE), 0)
     }
 
     fn direct(&mut self) -> Result {
@@ -192,19 +193,22 @@ impl Session<'_> {
     fn coherent(&mut self) -> Result {
         self.set_mask(NARROW)?;
         for size in COHERENT {
-            self.buffers(Label::new("coherent", size), count(size))?;
+            let clear = self.clear_cost(size)?;
+            let label = Label::new("coherent", size);
+            self.buffers(label, self.dev, count(size), clear)?;
         }
         self.set_mask(WIDE)?;
         for size in LARGE {
-            self.buffers(Label::new("coherent-large", size), LARGE_SAMPLES)?;
+            let clear = self.clear_cost(size)?;
+            let label = Label::new("coherent-large", size);
+            self.buffers(label, self.dev, LARGE_SAMPLES, clear)?;
         }
         Ok(())
     }
 
     /// Coherent buffers, one at a time.
-    fn buffers(&mut self, label: Label, samples: usize) -> Result {
-        let (dev, size) = (self.dev, label.bytes);
-        let clear = self.clear_cost(size)?;
+    fn buffers(&mut self, label: Label, dev: &Device, samples: usize, clear: u64) -> Result {
+        let size = label.bytes;
         let [mut allocs, mut frees, mut refused] = [Samples::new(), Samples::new(), Samples::new()];
         for _ in 0..samples {
             let (memory, took) = self
