@@ -179,15 +179,6 @@ pub(crate) fn swap(word: &Word, new: u64) -> u64 {
     old
 }
 
-/// Adds to a word.
-fn add(word: &Word, value: u64) -> u64 {
-    let mut old = word.load();
-    while let Err(now) = word.compare_exchange(old, old.wrapping_add(value)) {
-        old = now;
-    }
-    old.wrapping_add(value)
-}
-
 impl_has_delayed_work! {
     impl HasDelayedWork<Self, 1> for Shared { self.grow }
     impl HasDelayedWork<Self> for Shared { self.watch }
@@ -298,7 +289,7 @@ impl Shared {
             let added = Extent::new(order, ORDINARY_BITS, Kind::Spare)
                 .and_then(|extent| self.aperture.add(extent));
             if added.is_ok() {
-                add(&breath.grown, 1);
+                breath.grown.fetch_add(1);
                 return true;
             }
         }
@@ -341,7 +332,7 @@ impl Shared {
             }
         }
         if gone.is_some_and(|place| self.aperture.remove(place).is_some()) {
-            add(&breath.shrunk, 1);
+            breath.shrunk.fetch_add(1);
         }
         more
     }
@@ -382,7 +373,7 @@ impl Shared {
     /// Notes that a device of so many bits has a driver, which [`Shared::lose_interest`] undoes.
     pub(crate) fn take_interest(&self, bits: u32) {
         if let Some(devices) = self.breath.narrow_devices.get(bits as usize) {
-            add(devices, 1);
+            devices.fetch_add(1);
         }
     }
 
@@ -391,7 +382,7 @@ impl Shared {
         // 0 stands for devices that are not narrow.
         let devices = this.breath.narrow_devices.get(bits as usize);
         if let Some(devices) = devices.filter(|_| bits != 0) {
-            if add(devices, u64::MAX) == 0 {
+            if devices.fetch_sub(1) == 1 {
                 Self::wake(this);
             }
         }

@@ -68,6 +68,12 @@ fn order(size: usize) -> u32 {
         .trailing_zeros()
 }
 
+/// Whether memory of this size is a page.
+#[inline]
+fn is_page(size: usize) -> bool {
+    size.wrapping_sub(1) < PAGE_SIZE
+}
+
 /// Obtains a region: of neighbours, which need no mapping of their own, if Linux has them.  May
 /// sleep.
 fn obtain(node: Node, order: u32, bits: u32) -> Result<Region> {
@@ -117,6 +123,20 @@ impl Found {
 }
 
 impl Backend {
+    /// The common case: a page of the pool, or less, for a device that does not reach all memory.
+    /// [`None`]: take the long way.
+    #[inline(always)]
+    pub(crate) fn alloc_page(&self, dev: &Device, size: usize) -> Option<Coherent> {
+        let (reach, store) = (device::coherent_limits(dev).reach(), &self.shared.coherent);
+        if !is_page(size) || reach >= store.top() {
+            return None;
+        }
+        let memory = store.pool.page(reach, self.coherent)?.clear()?;
+        self.counters.count(Event::Coherent);
+        Some(memory)
+    }
+
+    #[inline(never)]
     pub(crate) fn alloc_coherent(
         &self,
         dev: &Device,
@@ -268,13 +288,25 @@ impl Backend {
                 .aperture
                 .claim_aligned(request.whole(), &request.limits, self.coherent)?;
         let offset = extent.offset(record.start());
-        extent.region.clear_range(offset, request.whole());
+        let cleared = extent.region.clear_range(offset, request.whole());
         Ok(Coherent {
-            cpu: extent.region.at(offset).ok_or(Cause::Impossible)?,
+            cpu: cleared.ok_or(Cause::Impossible)?,
             dma: record.start(),
         })
     }
 
+    /// Frees a page of the pool.  [`None`]: take the long way.
+    #[inline(always)]
+    pub(crate) fn free_page(&self, size: usize, at: Machine) -> Option<()> {
+        if !is_page(size) {
+            return None;
+        }
+        self.shared.coherent.pool.free_page(at, self.coherent)?;
+        self.counters.count(Event::CoherentFree);
+        Some(())
+    }
+
+    #[inline(never)]
     pub(crate) fn free_coherent(&self, dev: &Device, size: usize, at: Machine) {
         let store = &self.shared.coherent;
         let whole = size.next_multiple_of(PAGE_SIZE);

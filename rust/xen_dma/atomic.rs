@@ -89,6 +89,30 @@ impl AtomicWord for Word {
     }
 }
 
+impl Word {
+    /// Adds to it, and returns what it was.  C: `atomic64_fetch_add()`.
+    #[inline]
+    pub fn fetch_add(&self, value: u64) -> u64 {
+        let old;
+        // SAFETY: As in `store`.  A locked instruction is a full barrier.
+        unsafe {
+            asm!(
+                "lock xadd [{word}], {value}",
+                word = in(reg) self.0.as_ptr(),
+                value = inlateout(reg) value => old,
+                options(nostack),
+            )
+        };
+        old
+    }
+
+    /// Subtracts from it, and returns what it was.  C: `atomic64_fetch_sub()`.
+    #[inline]
+    pub fn fetch_sub(&self, value: u64) -> u64 {
+        self.fetch_add(value.wrapping_neg())
+    }
+}
+
 /// A byte of a table that is read all the time and seldom changed.
 pub struct Byte(Atomic<i8>);
 

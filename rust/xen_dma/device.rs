@@ -104,6 +104,7 @@ pub fn limits_for(dev: &Device, mask: u64) -> Limits {
 }
 
 /// As [`limits`], under the mask for coherent memory.
+#[inline]
 pub fn coherent_limits(dev: &Device) -> Limits {
     let dev = raw(dev);
     // SAFETY: A live device.

@@ -208,12 +208,14 @@ impl Region {
         self.frames.pages()
     }
 
-    /// Clears the bytes from `offset` on; what lies outside the region is left alone.
-    pub fn clear_range(&self, offset: usize, size: usize) {
-        if let Some(at) = self.within(offset, size) {
-            // SAFETY: `within` checked the range against the view.
-            unsafe { at.write_bytes(0, size) };
-        }
+    /// Clears a part, and tells where the CPU sees it.  [`None`], and nothing cleared, if the region has
+    /// not all of it.  Any context.
+    #[inline]
+    pub fn clear_range(&self, offset: usize, size: usize) -> Option<NonNull<u8>> {
+        let at = self.within(offset, size)?;
+        // SAFETY: `within` checked the range against the view.
+        unsafe { at.write_bytes(0, size) };
+        NonNull::new(at)
     }
 
     /// Clears all of it.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A crowd: threads that map, sync and unmap for several devices at the same time.
+//! A crowd: threads that map, sync and unmap, and obtain and free coherent memory, for several devices
+//! at the same time.
 //!
 //! What each of them does follows from its seed; only how they meet varies.  Every mapping is
 //! looked at: what the device sees, what the CPU gets back, and that nothing else changes.
@@ -24,7 +25,11 @@ use kernel::{
         WorkItem, //
     },
 };
-use xen_dma::deferred;
+use xen_dma::{
+    client::engine,
+    deferred,
+    ops::Coherent, //
+};
 
 /// What each thread does.
 const STEPS: usize = 3000;
@@ -32,6 +37,10 @@ const STEPS: usize = 3000;
 /// Mappings that a thread holds at most, and entries of a list.
 const HELD: usize = 20;
 const ENTRIES: u64 = 6;
+
+/// Coherent buffers that a thread holds at most, and their sizes in bytes.
+const MEMORIES: usize = 6;
+const SIZES: [usize; 5] = [1, 4096, 4096, 0x3000, 0x1_0000];
 
 /// Size of their aperture in MiB, and how many of the blocks that fill it they are left: so few that
 /// it is full again and again.  Larger blocks would leave the reserve.
@@ -144,10 +153,12 @@ impl Worker {
     fn labour(&self) -> Result<i32> {
         let mut dice = Dice::new(self.seed);
         let mut scratch = Buffer::new(MOST_ORDER)?;
-        let mut live = KVec::new();
+        let (mut live, mut held) = (KVec::new(), KVec::new());
         let mut made = 0;
         for _ in 0..STEPS {
-            if live.len() < HELD && dice.roll(5) < 3 {
+            if dice.roll(4) == 0 {
+                self.obtain_or_free(&mut held, &mut dice)?;
+            } else if live.len() < HELD && dice.roll(5) < 3 {
                 if let Some(mapping) = Mapping::new(&self.seat, &mut dice)? {
                     mapping.look(&self.seat, &scratch)?;
                     live.push(mapping, GFP_KERNEL)?;
@@ -165,7 +176,65 @@ impl Worker {
         while let Some(mapping) = live.pop() {
             mapping.end(&self.seat, &mut scratch)?;
         }
+        while let Some(memory) = held.pop() {
+            memory.end(&self.seat)?;
+        }
         Ok(made)
+    }
+
+    /// Obtains coherent memory or frees some.
+    fn obtain_or_free(&self, held: &mut KVec<Memory>, dice: &mut Dice) -> Result {
+        if held.len() < MEMORIES && dice.roll(2) == 0 {
+            if let Some(memory) = Memory::new(&self.seat, dice)? {
+                held.push(memory, GFP_KERNEL)?;
+            }
+        } else if !held.is_empty() {
+            held.remove(dice.pick(held.len()))?.end(&self.seat)?;
+        }
+        Ok(())
+    }
+}
+
+/// Coherent memory, and the bytes that its device wrote there.
+struct Memory {
+    coherent: Coherent,
+    size: usize,
+    seed: usize,
+}
+
+impl Memory {
+    /// [`None`] if there is no memory at this moment.
+    fn new(seat: &Seat, dice: &mut Dice) -> Result<Option<Self>> {
+        let size = SIZES[dice.pick(SIZES.len())];
+        let context = match dice.roll(2) {
+            0 => Context::Atomic,
+            _ => Context::Sleepable,
+        };
+        let Ok(coherent) = client::alloc(seat.dev(), size, context, Attrs::NO_WARN) else {
+            return Ok(None);
+        };
+        let stale = engine::differences(coherent.dma, size, |_| 0)?;
+        check!(stale == 0, "{stale} of {size} bytes at {:?}", coherent.dma);
+        let seed = dice.pick(1 << 20);
+        engine::write(coherent.dma, size, |index| pattern(seed, index))?;
+        Ok(Some(Self {
+            coherent,
+            size,
+            seed,
+        }))
+    }
+
+    /// Nobody else wrote there.
+    fn end(self, seat: &Seat) -> Result {
+        let Self {
+            coherent,
+            size,
+            seed,
+        } = self;
+        let wrong = engine::differences(coherent.dma, size, |index| pattern(seed, index))?;
+        check!(wrong == 0, "{wrong} of {size} bytes at {:?}", coherent.dma);
+        client::free(seat.dev(), size, coherent, Attrs::NONE);
+        Ok(())
     }
 }
 
@@ -422,6 +491,8 @@ mod tests {
         }
         came_of_it?;
 
+        let coherent: u64 = benches.iter().map(|b| b.count(Event::Coherent)).sum();
+        check!(coherent > STEPS as u64 / 4, "{coherent}");
         let mut mappings = 0;
         for worker in workers.iter() {
             let made = worker.outcome.load(Relaxed);
@@ -451,6 +522,8 @@ mod tests {
             check!(counters.failures() == bench.count(Event::Failure(Cause::Full)));
             check!(bench.count(Event::Direct) + counters.bounces() == counters.unmaps());
             check!(counters.bounces() == bench.count(Event::BounceUnmap));
+            check!(bench.count(Event::Coherent) == bench.count(Event::CoherentFree));
+            check!(bench.shared.coherent.pooled().used == 0);
             bench.done()?;
         }
         Ok(())
@@ -494,6 +567,8 @@ mod tests {
                 let mut load = Load::new(bench)?;
                 load.reach(TIDE)?;
                 load.end();
+                // What the pool does not use goes back, too.
+                bench.shared.coherent.press(usize::MAX >> 1);
                 check!(wait(|| bench.shared.breath.counts().1 >= round), "{round}");
             }
             Ok(())

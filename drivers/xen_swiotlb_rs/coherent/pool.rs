@@ -8,13 +8,18 @@
 //!
 //! An extent is used from its bottom, and of several the highest one that a device reaches, so
 //! that narrow devices find the lower ones unused.
+//!
+//! A page, which is what is asked for most, comes from the extent at hand, the highest one with ample
+//! room, and goes back there, without a lock.  All else, and other extents, take the lock.
 
 use super::obtain;
 use crate::{
     counters::Wrong,
     extent::complain, //
 };
+use core::ops::Range;
 use dma_core::{
+    AtomicWord,
     Limits,
     Machine,
     Owner,
@@ -34,12 +39,18 @@ use kernel::{
 };
 use xen_dma::{
     atomic::{
+        Byte,
         Word,
         Words, //
     },
     irq_lock::{
         new_irq_lock,
         IrqLock, //
+    },
+    ops::Coherent,
+    rcu::{
+        Reading,
+        Table, //
     },
     region::Region,
     Node, //
@@ -54,6 +65,10 @@ const SIZE: usize = PAGE_SIZE << ORDER;
 /// The most extents: 128 MiB.  Who needs more gets regions of their own.
 const MOST: usize = 64;
 
+/// Where they are in a table, and a place where none is.
+const PLACES: Range<u8> = 1..(MOST as u8 + 1);
+const NOWHERE: u8 = 0;
+
 /// Extents that nobody uses and that are kept all the same.
 const SPARE: usize = 2;
 
@@ -66,67 +81,111 @@ struct Extent {
     slots: Slots<Word, Words>,
     /// The last machine address.
     last: u64,
-    /// Free bytes.
-    free: usize,
+    /// Free bytes: subtracted after a claim and added before a release, so never less than there are.
+    free: Word,
     /// The chunk that served last.
-    near: usize,
+    near: Word,
 }
 
 impl Extent {
-    fn new(region: Region) -> Result<KBox<Self>> {
+    fn new(region: Region) -> Result<Self> {
         let count = region.size() / SLOT_SIZE as usize;
         let words = Words::for_slots(count)?;
         let slots = Slots::new(words, region.base(), count, 1).ok_or(EINVAL)?;
-        let extent = Self {
+        Ok(Self {
             last: region.last().raw(),
-            free: region.size(),
-            near: slots.home(0),
+            // CAST: Widens, as below.
+            free: Word::new(region.size() as u64),
+            near: Word::new(slots.home(0) as u64),
             slots,
             region: Arc::new(region, GFP_KERNEL)?,
-        };
-        Ok(KBox::new(extent, GFP_KERNEL)?)
+        })
+    }
+
+    #[inline]
+    fn free_bytes(&self) -> usize {
+        // CAST: About the extent's size at most.
+        self.free.load() as usize
     }
 
     fn is_idle(&self) -> bool {
-        self.free == SIZE
+        self.free_bytes() == SIZE
     }
 
-    fn reached(&self, limits: &Limits) -> bool {
-        self.last <= limits.reach()
+    #[inline]
+    fn is_ample(&self) -> bool {
+        self.free_bytes() >= LOW_WATER
+    }
+
+    #[inline]
+    fn reached(&self, reach: u64) -> bool {
+        self.last <= reach
+    }
+
+    /// Where a machine address lies in the extent, in bytes.
+    #[inline]
+    fn offset(&self, at: Machine) -> usize {
+        // CAST: Within the extent.
+        at.raw().wrapping_sub(self.slots.base().raw()) as usize
     }
 
     fn serves(&self, ask: &Ask<'_>) -> bool {
-        self.free >= ask.size
-            && self.reached(ask.limits)
+        self.free_bytes() >= ask.size
+            && self.reached(ask.limits.reach())
             && (!ask.neighbours || self.region.first_page().is_some())
     }
 
-    /// Claims a naturally aligned run and records its owner.
-    fn claim(&mut self, ask: &Ask<'_>) -> Option<Machine> {
-        let at = self.claim_page(ask).or_else(|| self.claim_any(ask))?;
-        self.free -= ask.size;
+    /// Claims a page, near to the last one.
+    #[inline(always)]
+    fn claim_page(&self, owner: Owner) -> Option<Machine> {
+        // CAST: Only chunks' numbers are stored.
+        let near = self.near.load() as usize;
+        let at = self.slots.carry(Phys::new(0), PAGE_SIZE, owner, near)?;
+        // CAST: Widens.
+        self.free.fetch_sub(PAGE_SIZE as u64);
         Some(at)
     }
 
-    /// The common case: a page, near to the last one.
-    #[inline]
-    fn claim_page(&self, ask: &Ask<'_>) -> Option<Machine> {
-        if ask.size != PAGE_SIZE {
-            return None;
-        }
-        self.slots
-            .carry(Phys::new(0), PAGE_SIZE, ask.owner, self.near)
+    /// Frees a page, if that is what begins at `at`.
+    #[inline(always)]
+    fn free_page(&self, at: Machine, owner: Owner) -> Option<()> {
+        let held = self.slots.retire_plain(at, PAGE_SIZE, owner)?;
+        // CAST: Widens.
+        self.free.fetch_add(PAGE_SIZE as u64);
+        complain(held.free());
+        Some(())
     }
 
-    fn claim_any(&mut self, ask: &Ask<'_>) -> Option<Machine> {
+    /// Frees the run that begins at `at`, most likely of `size` bytes, and tells how many it had.
+    fn free(&self, at: Machine, size: usize, owner: Owner) -> Result<usize, Wrong> {
+        if let Some(held) = self.slots.retire_plain(at, size, owner) {
+            // CAST: Widens.
+            self.free.fetch_add(size as u64);
+            complain(held.free());
+            return Ok(size);
+        }
+        let held = self.slots.retire(at, owner)?;
+        let size = held.size();
+        self.free.fetch_add(size);
+        complain(self.slots.free(held));
+        // CAST: It came as a `usize`.
+        Ok(size as usize)
+    }
+
+    /// Claims a naturally aligned run and records its owner.
+    fn claim(&self, ask: &Ask<'_>) -> Option<Machine> {
         let slots = ask.size / SLOT_SIZE as usize;
         let request = Request::new(slots)?.aligned(slots.next_power_of_two(), 0)?;
-        let run = self.slots.claim(&request, self.near).ok()?;
+        // CAST: Only chunks' numbers are stored.
+        let near = self.near.load() as usize;
+        let run = self.slots.claim(&request, near).ok()?;
         match self.slots.publish(run, Phys::new(0), ask.size, ask.owner) {
             Ok(record) => {
+                // CAST: Widens, as below.
                 if record.is_small() {
-                    self.near = record.chunk();
+                    self.near.store(record.chunk() as u64);
                 }
+                self.free.fetch_sub(ask.size as u64);
                 Some(record.start())
             }
             Err(run) => {
@@ -172,36 +231,89 @@ pub(crate) struct Usage {
     pub(crate) used: usize,
 }
 
-/// The extents, the lowest first.
+/// A page that was claimed, and the extent that it lies in, for as long as this is looked at.
+pub(crate) struct Page<'a> {
+    extent: Reading<'a, Extent>,
+    at: Machine,
+}
+
+impl Page<'_> {
+    /// Clears it, and tells where it is.
+    #[inline]
+    pub(crate) fn clear(self) -> Option<Coherent> {
+        let (region, offset) = (&self.extent.region, self.extent.offset(self.at));
+        let cpu = region.clear_range(offset, PAGE_SIZE)?;
+        Some(Coherent { cpu, dma: self.at })
+    }
+}
+
+/// Where an extent begins, and its place.
+type Entry = (Machine, u8);
+
+/// The extents.
 #[pin_data]
 pub(crate) struct Pool {
+    extents: Table<Extent>,
+    /// Where they are, the lowest first.
     #[pin]
-    extents: IrqLock<KVec<KBox<Extent>>>,
-    /// One at a time obtains an extent: the others may find that they need none.
+    order: IrqLock<KVec<Entry>>,
+    /// The place of the extent at hand, or [`NOWHERE`].
+    at_hand: Byte,
+    /// One at a time obtains an extent, or gives one back: the others may find that they need none.
     #[pin]
     turn: Mutex<()>,
 }
-
 impl Pool {
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            extents <- new_irq_lock!(KVec::with_capacity(MOST, GFP_KERNEL)?, "Pool::extents"),
+            extents: Table::new()?,
+            order <- new_irq_lock!(KVec::with_capacity(MOST, GFP_KERNEL)?, "Pool::order"),
+            at_hand: Byte::new(NOWHERE),
             turn <- new_mutex!((), "Pool::turn"),
         })
     }
 
+    /// Claims a page of the extent at hand for a device with this reach.  [`None`]: take the long way, by
+    /// [`Pool::claim`].  Any context.
+    #[inline(always)]
+    pub(crate) fn page(&self, reach: u64, owner: Owner) -> Option<Page<'_>> {
+        let extent = self.extents.read(self.at_hand.load())?;
+        if !extent.reached(reach) || !extent.is_ample() {
+            return None;
+        }
+        let at = extent.claim_page(owner)?;
+        Some(Page { extent, at })
+    }
+
+    /// Frees what begins at `at`, if that is a page of the extent at hand.  [`None`]: take the long way, by
+    /// [`Pool::release`].  Any context.
+    #[inline(always)]
+    pub(crate) fn free_page(&self, at: Machine, owner: Owner) -> Option<()> {
+        self.extents.read(self.at_hand.load())?.free_page(at, owner)
+    }
+
     /// Claims a naturally aligned run; its bytes are what they were.  Any context.
     pub(crate) fn claim(&self, ask: &Ask<'_>) -> Option<Claim> {
-        let mut extents = self.extents.lock();
-        let mut fitting = extents.iter_mut().rev().filter(|e| e.serves(ask));
-        let (extent, at) = fitting.find_map(|e| e.claim(ask).map(|at| (e, at)))?;
+        let order = self.order.lock();
+        let mut extents = self.in_order(&order).rev();
+        let mut highest = true;
+        let (place, extent, at) = extents.find_map(|(place, extent)| {
+            match extent.serves(ask).then(|| extent.claim(ask)).flatten() {
+                Some(at) => Some((place, extent, at)),
+                None => {
+                    highest &= !extent.is_ample();
+                    None
+                }
+            }
+        })?;
+        if highest {
+            self.at_hand.store(place);
+        }
         // The others are lower ones: what is left there counts, too.
-        let low = extent.free < LOW_WATER && !fitting.any(|e| e.free >= LOW_WATER);
-        // CAST: Within the extent.
-        let offset = (at.raw() - extent.slots.base().raw()) as usize;
+        let low = !extent.is_ample() && !extents.any(|(_, e)| e.serves(ask) && e.is_ample());
         Some(Claim {
             region: extent.region.clone(),
-            offset,
+            offset: extent.offset(at),
             low,
         })
     }
@@ -214,19 +326,17 @@ impl Pool {
         size: usize,
         owner: Owner,
     ) -> Option<Result<Freed, Wrong>> {
-        let mut extents = self.extents.lock();
-        let extent = find(&mut extents, at)?;
-        let (freed, strays) = match extent.slots.retire_plain(at, size, owner) {
-            Some(held) => (size, held.free()),
-            None => match extent.slots.retire(at, owner) {
-                // CAST: It came as a `usize`.
-                Ok(held) => (held.size() as usize, extent.slots.free(held)),
-                Err(misuse) => return Some(Err(misuse.into())),
-            },
+        let order = self.order.lock();
+        let (place, extent) = self.find(&order, at)?;
+        let freed = match extent.free(at, size, owner) {
+            Ok(freed) => freed,
+            Err(wrong) => return Some(Err(wrong)),
         };
-        complain(strays);
-        extent.free += freed;
-        let spare = extent.is_idle() && idle(&extents) > SPARE;
+        // It may have become the highest one with ample room.
+        if self.at_hand.load() != place {
+            self.at_hand.store(NOWHERE);
+        }
+        let spare = extent.is_idle() && self.idle(&order) > SPARE;
         Some(Ok(Freed { size: freed, spare }))
     }
 
@@ -237,15 +347,14 @@ impl Pool {
         size: usize,
         owner: Owner,
     ) -> Option<(Arc<Region>, usize)> {
-        let mut extents = self.extents.lock();
-        let extent = find(&mut extents, at)?;
+        let order = self.order.lock();
+        let (_, extent) = self.find(&order, at)?;
         let record = extent.slots.find(at, owner).ok()?;
+        // CAST: Widens.
         if record.start() != at || record.size() < size as u64 {
             return None;
         }
-        // CAST: Within the extent.
-        let offset = (at.raw() - extent.slots.base().raw()) as usize;
-        Some((extent.region.clone(), offset))
+        Some((extent.region.clone(), extent.offset(at)))
     }
 
     /// As [`Pool::claim`], from an extent below `1 << bits` that is obtained for it, unless somebody else
@@ -262,38 +371,50 @@ impl Pool {
     /// Obtains an extent if those that the device reaches have little left.  May sleep.
     pub(crate) fn replenish(&self, limits: &Limits, bits: u32, node: Node) -> Result {
         let _turn = self.turn.lock();
-        let ample = |e: &KBox<Extent>| e.reached(limits) && e.free >= LOW_WATER;
-        if self.extents.lock().iter().any(ample) {
+        let ample = |extent: &Extent| extent.reached(limits.reach()) && extent.is_ample();
+        if (self.in_order(&self.order.lock())).any(|(_, extent)| ample(&extent)) {
             return Ok(());
         }
         self.add(bits, node)
     }
 
+    /// Obtains an extent.  The caller has the turn.
     fn add(&self, bits: u32, node: Node) -> Result {
-        if self.usage().extents == MOST {
-            return Err(ENOSPC);
-        }
+        let mut vacant = PLACES.filter(|place| self.extents.read(*place).is_none());
+        let place = vacant.next().ok_or(ENOSPC)?;
         let extent = Extent::new(obtain(node, ORDER, bits)?)?;
         let base = extent.slots.base();
-        let mut extents = self.extents.lock();
-        let place = extents.partition_point(|e| e.slots.base() < base);
-        let refused = extents.insert_within_capacity(place, extent);
-        drop(extents);
-        refused.map_err(|_| ENOSPC)
+        self.extents.put(place, extent)?;
+        let mut order = self.order.lock();
+        let index = order.partition_point(|(other, _)| *other < base);
+        let refused = order.insert_within_capacity(index, (base, place));
+        drop(order);
+        if refused.is_err() {
+            drop(self.extents.take(place));
+            return Err(ENOSPC);
+        }
+        Ok(())
     }
 
     /// Gives an idle extent back, if there are more than `kept`; tells whether there were.  May
     /// sleep.
     pub(crate) fn shrink(&self, kept: usize) -> bool {
-        let mut extents = self.extents.lock();
-        if idle(&extents) <= kept {
+        let mut order = self.order.lock();
+        if self.idle(&order) <= kept {
             return false;
         }
-        let first = extents.iter().position(|e| e.is_idle());
-        let extent = first.and_then(|index| extents.remove(index).ok());
-        drop(extents);
+        // Who has it at hand can claim nothing of it from then on.
+        let seized = |extent: &Extent| extent.is_idle() && extent.slots.seize().is_some();
+        let index = self.in_order(&order).position(|(_, e)| seized(&e));
+        let Some(Ok((_, place))) = index.map(|index| order.remove(index)) else {
+            return false;
+        };
+        if self.at_hand.load() == place {
+            self.at_hand.store(NOWHERE);
+        }
+        drop(order);
         // Here its frames go back.
-        extent.is_some()
+        self.extents.take(place).is_some()
     }
 
     /// As [`Pool::shrink`], down to what is always kept.
@@ -303,28 +424,38 @@ impl Pool {
 
     /// Pages of idle extents.  Any context.
     pub(crate) fn idle_pages(&self) -> usize {
-        idle(&self.extents.lock()) << ORDER
+        self.idle(&self.order.lock()) << ORDER
     }
 
     pub(crate) fn usage(&self) -> Usage {
-        let extents = self.extents.lock();
-        let size = extents.len() * SIZE;
-        let free: usize = extents.iter().map(|e| e.free).sum();
+        let order = self.order.lock();
+        let size = order.len() * SIZE;
+        let free: usize = self.in_order(&order).map(|(_, e)| e.free_bytes()).sum();
         Usage {
-            extents: extents.len(),
+            extents: order.len(),
             size,
-            used: size - free,
+            used: size.saturating_sub(free),
         }
     }
-}
 
-fn idle(extents: &[KBox<Extent>]) -> usize {
-    extents.iter().filter(|e| e.is_idle()).count()
-}
+    /// The extents and their places, the lowest first.
+    fn in_order<'a>(
+        &'a self,
+        order: &'a [Entry],
+    ) -> impl DoubleEndedIterator<Item = (u8, Reading<'a, Extent>)> {
+        let read = |&(_, place): &Entry| Some((place, self.extents.read(place)?));
+        order.iter().filter_map(read)
+    }
 
-/// The extent that an address lies in.
-fn find(extents: &mut [KBox<Extent>], at: Machine) -> Option<&mut KBox<Extent>> {
-    let next = extents.partition_point(|e| e.slots.base() <= at);
-    let extent = extents.get_mut(next.checked_sub(1)?)?;
-    (at.raw() <= extent.last).then_some(extent)
+    fn idle(&self, order: &[Entry]) -> usize {
+        self.in_order(order).filter(|(_, e)| e.is_idle()).count()
+    }
+
+    /// The extent that an address lies in, and its place.
+    fn find(&self, order: &[Entry], at: Machine) -> Option<(u8, Reading<'_, Extent>)> {
+        let next = order.partition_point(|(base, _)| *base <= at);
+        let (_, place) = *order.get(next.checked_sub(1)?)?;
+        let extent = self.extents.read(place)?;
+        (at.raw() <= extent.last).then_some((place, extent))
+    }
 }
