@@ -360,18 +360,12 @@ impl Provider for Backend {
 
     #[inline]
     fn alloc(&self, dev: &Device, size: usize, context: Context, attrs: Attrs) -> Result<Coherent> {
-        if let Some(memory) = self.alloc_page(dev, size) {
-            return Ok(memory);
-        }
-        self.alloc_coherent(dev, size, context)
-            .map_err(|cause| self.fail(dev, size, cause, attrs.contains(Attrs::NO_WARN)))
+        self.alloc_coherent(dev, size, context, attrs)
     }
 
     #[inline]
     fn free(&self, dev: &Device, size: usize, memory: Coherent, _attrs: Attrs) {
-        if self.free_page(size, memory.dma).is_none() {
-            self.free_coherent(dev, size, memory.dma);
-        }
+        self.free_coherent(dev, size, memory.dma);
     }
 
     fn alloc_pages(

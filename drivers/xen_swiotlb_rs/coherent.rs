@@ -36,10 +36,14 @@ use pool::{
 use xen_dma::{
     device,
     ops::{
+        Attrs,
         Coherent,
         CoherentPages, //
     },
-    rcu::Reading,
+    rcu::{
+        Reading,
+        Section, //
+    },
     region::{
         Region,
         Way, //
@@ -123,26 +127,45 @@ impl Found {
 }
 
 impl Backend {
-    /// The common case: a page of the pool, or less, for a device that does not reach all memory.
-    /// [`None`]: take the long way.
+    /// Obtains coherent memory: most often a page of the pool, or less, for a device that does not reach all
+    /// memory.
     #[inline(always)]
-    pub(crate) fn alloc_page(&self, dev: &Device, size: usize) -> Option<Coherent> {
-        let (reach, store) = (device::coherent_limits(dev).reach(), &self.shared.coherent);
-        if !is_page(size) || reach >= store.top() {
-            return None;
-        }
-        let memory = store.pool.page(reach, self.coherent)?.clear()?;
-        self.counters.count(Event::Coherent);
-        Some(memory)
-    }
-
-    #[inline(never)]
     pub(crate) fn alloc_coherent(
         &self,
         dev: &Device,
         size: usize,
         context: Context,
-    ) -> Result<Coherent, Cause> {
+        attrs: Attrs,
+    ) -> Result<Coherent> {
+        let store = &self.shared.coherent;
+        let section = match device::coherent_reach(dev) {
+            Some(reach) if is_page(size) && reach < store.top() => {
+                let told = || self.counters.count(Event::Coherent);
+                match store.pool.page(reach, self.coherent, told) {
+                    Ok(memory) => return Ok(memory),
+                    Err(section) => Some(section),
+                }
+            }
+            _ => None,
+        };
+        self.alloc_other(dev, size, (context, attrs), section)
+    }
+
+    #[inline(never)]
+    fn alloc_other(
+        &self,
+        dev: &Device,
+        size: usize,
+        (context, attrs): (Context, Attrs),
+        section: Option<Section>,
+    ) -> Result<Coherent> {
+        // To end it here costs the short way no registers.
+        drop(section);
+        self.alloc_any(dev, size, context)
+            .map_err(|cause| self.fail(dev, size, cause, attrs.contains(Attrs::NO_WARN)))
+    }
+
+    fn alloc_any(&self, dev: &Device, size: usize, context: Context) -> Result<Coherent, Cause> {
         let request = Request {
             dev,
             size,
@@ -295,19 +318,22 @@ impl Backend {
         })
     }
 
-    /// Frees a page of the pool.  [`None`]: take the long way.
+    /// Frees coherent memory: most often a page of the pool.
     #[inline(always)]
-    pub(crate) fn free_page(&self, size: usize, at: Machine) -> Option<()> {
+    pub(crate) fn free_coherent(&self, dev: &Device, size: usize, at: Machine) {
         if !is_page(size) {
-            return None;
+            return self.free_other(dev, size, at, None);
         }
-        self.shared.coherent.pool.free_page(at, self.coherent)?;
-        self.counters.count(Event::CoherentFree);
-        Some(())
+        let told = || self.counters.count(Event::CoherentFree);
+        let pool = &self.shared.coherent.pool;
+        if let Err(section) = pool.free_page(at, self.coherent, told) {
+            self.free_other(dev, size, at, Some(section));
+        }
     }
 
     #[inline(never)]
-    pub(crate) fn free_coherent(&self, dev: &Device, size: usize, at: Machine) {
+    fn free_other(&self, dev: &Device, size: usize, at: Machine, section: Option<Section>) {
+        drop(section);
         let store = &self.shared.coherent;
         let whole = size.next_multiple_of(PAGE_SIZE);
         let ended = match store.pool.release(at, whole, self.coherent) {

@@ -247,9 +247,15 @@ fn bytes(slots: usize) -> usize {
 }
 
 /// Says that slots were free before their release, if some were.
-#[inline]
+#[inline(always)]
 pub(crate) fn complain(strays: usize) {
     if strays > 0 {
-        pr_err!("{strays} slots were free before their release; this is a bug of this driver\n");
+        complain_of(strays);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn complain_of(strays: usize) {
+    pr_err!("{strays} slots were free before their release; this is a bug of this driver\n");
 }

@@ -6,6 +6,8 @@
 //! figures are exact while nothing changes, and honest while something does: each chunk is counted
 //! as it was at some moment in between.
 
+use core::iter;
+
 use crate::{
     addr::Machine,
     atomic::{
@@ -29,10 +31,10 @@ pub struct Seized {
 }
 
 impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
-    /// The slots in use. Looks at every chunk.
+    /// The slots in use. Looks at every chunk that is not free.
     pub fn used(&self) -> usize {
-        (0..self.words.chunks()).fold(0, |used: usize, chunk| {
-            used.wrapping_add(place_of(self.in_use(chunk).count_ones()))
+        self.taken_words().fold(0, |used: usize, word| {
+            used.wrapping_add(place_of(word.count_ones()))
         })
     }
 
@@ -44,7 +46,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
             && self.words.rooms().iter().all(|room| room.load() == 0)
     }
 
-    /// The slots not in use. Looks at every chunk.
+    /// The slots not in use. Looks at every chunk that is not free.
     pub fn available(&self) -> usize {
         self.slots.wrapping_sub(self.used())
     }
@@ -79,9 +81,9 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         most
     }
 
-    /// Is no slot in use?
+    /// Is no slot in use? Looks at chunks that are not free.
     pub fn is_idle(&self) -> bool {
-        (0..self.words.chunks()).all(|chunk| self.in_use(chunk) == 0)
+        self.taken_words().all(|word| word == 0)
     }
 
     /// Takes all slots of the extent, so that nothing can be claimed any more. [`None`] if something
@@ -105,6 +107,22 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         }
         self.give_chunks(0, self.words.chunks());
         Ok(())
+    }
+
+    /// The words of the chunks that are not free: their slots in use, as bits.
+    fn taken_words(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..self.words.map_len()).flat_map(move |map| {
+            let mut taken = !self.words.free(map) & self.words.in_word(map);
+            iter::from_fn(move || {
+                if taken == 0 {
+                    return None;
+                }
+                let bit = place_of(taken.trailing_zeros());
+                taken &= taken.wrapping_sub(1);
+                let chunk = map.wrapping_mul(WORD).wrapping_add(bit);
+                Some(self.words.load(self.words.chunk(chunk)))
+            })
+        })
     }
 
     /// The slots of a chunk that are in use, as bits.

@@ -142,15 +142,16 @@ pub struct Slots<W, B> {
 pub struct HeldPlain<'a, W, B> {
     of: &'a Slots<W, B>,
     first: usize,
-    phys: Phys,
+    phys: &'a W,
     slots: usize,
 }
 
 impl<W: AtomicWord, B: Backing<W>> HeldPlain<'_, W, B> {
     /// The buffer that the run stood in for.
     #[inline]
-    pub const fn phys(&self) -> Phys {
-        self.phys
+    pub fn phys(&self) -> Phys {
+        // Nobody else writes the record of a mapping that was retired.
+        Phys::new(self.phys.load())
     }
 
     /// The slots of the run.
@@ -391,7 +392,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         Some(HeldPlain {
             of: self,
             first,
-            phys: Phys::new(phys.load()),
+            phys,
             slots: slots_for(0, wide(size)),
         })
     }

@@ -34,8 +34,9 @@ use crate::{
     room::LANES, //
 };
 
-/// Words in a cache line.
-const LINE: usize = 8;
+/// How far apart the words of two chunks are that follow each other: more than the eight of a cache line, and
+/// odd, so that each chunk has a word of its own among a power of two of them.
+const STRIDE: usize = 9;
 
 /// Words of counts: chunks taken now, and at most.
 const COUNTS: usize = 2;
@@ -44,14 +45,12 @@ const COUNTS: usize = 2;
 pub(crate) struct Words<W, B> {
     words: B,
     chunks: usize,
+    /// The number of chunks, a power of two, less one.
+    chunk_mask: usize,
     /// Words of a bitmap with one bit a chunk: a power of two.
     map: usize,
     /// Where the counts are.
     counts: usize,
-    /// Cache lines of the chunk section, less one.
-    line_mask: usize,
-    /// Logarithm of their number.
-    line_shift: u32,
     _words: PhantomData<W>,
 }
 
@@ -81,14 +80,12 @@ impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
     /// Makes every chunk free and every record dead; `slots` is a power of two.
     pub(crate) fn new(words: B, slots: usize) -> Option<Self> {
         let chunks = slots / CHUNK_SLOTS;
-        let lines = (chunks / LINE).max(1);
         let new = Self {
             words,
             chunks,
+            chunk_mask: chunks.wrapping_sub(1),
             map: map_words(chunks),
             counts: before_counts(chunks),
-            line_mask: lines.wrapping_sub(1),
-            line_shift: lines.trailing_zeros(),
             _words: PhantomData,
         };
 
@@ -111,7 +108,7 @@ impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
     /// A chunk of this extent, whatever the number.
     #[inline]
     pub(crate) const fn wrap(&self, chunk: usize) -> usize {
-        chunk & self.chunks.wrapping_sub(1)
+        chunk & self.chunk_mask
     }
 
     /// Words of the taken bits: a power of two.
@@ -135,12 +132,10 @@ impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
     /// Where the word of a chunk is.
     #[inline]
     pub(crate) const fn chunk(&self, chunk: usize) -> usize {
-        let line = chunk & self.line_mask;
-        line.wrapping_mul(LINE)
-            .wrapping_add(chunk.wrapping_shr(self.line_shift))
+        chunk.wrapping_mul(STRIDE) & self.chunk_mask
     }
 
-    /// The word of a chunk; [`None`] if there is no such chunk.
+    /// The word of a chunk.
     #[inline]
     pub(crate) fn chunk_word(&self, chunk: usize) -> Option<&W> {
         self.words.words().get(self.chunk(chunk))
@@ -149,18 +144,11 @@ impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
     /// The chunks among the eight from `first` on, a multiple of eight, whose word is zero.
     pub(crate) fn empty_from(&self, first: usize) -> u64 {
         let bit = |lane: usize, word: &W| u64::from(word.load() == 0).wrapping_shl(count(lane));
-        if self.line_mask < LANES.wrapping_sub(1) {
-            let words = (0..LANES).filter_map(|lane| {
-                let chunk = first.wrapping_add(lane);
-                let word = self.chunk_word(chunk).filter(|_| chunk < self.chunks)?;
-                Some(bit(lane, word))
-            });
-            return words.fold(0, |all, one| all | one);
-        }
-        // One word of each of eight lines that follow each other.
-        let words = self.words.words().get(self.chunk(first)..).unwrap_or(&[]);
-        let words = words.iter().step_by(LINE).take(LANES).enumerate();
-        words.fold(0, |all, (lane, word)| all | bit(lane, word))
+        let lanes = LANES.min(self.chunks.wrapping_sub(first));
+        (0..lanes).fold(0, |all, lane| {
+            let word = self.chunk_word(first.wrapping_add(lane));
+            all | word.map_or(0, |word| bit(lane, word))
+        })
     }
 
     /// The words of the bytes.

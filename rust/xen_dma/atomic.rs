@@ -13,7 +13,11 @@
 use crate::fault;
 use core::{
     arch::asm,
-    mem::size_of_val, //
+    mem::size_of_val,
+    sync::atomic::{
+        compiler_fence,
+        Ordering, //
+    }, //
 };
 use dma_core::{
     AtomicWord,
@@ -39,32 +43,19 @@ impl AtomicWord for Word {
     /// C: `smp_load_acquire()`.
     #[inline]
     fn load(&self) -> u64 {
-        let value;
-        // SAFETY: Reads a live, aligned word.  x86 keeps the order of loads.
-        unsafe {
-            asm!(
-                "mov {value}, [{word}]",
-                word = in(reg) self.0.as_ptr(),
-                value = lateout(reg) value,
-                options(nostack, preserves_flags),
-            )
-        };
+        // SAFETY: A live, aligned word, read at once.  x86 keeps the order of loads.
+        let value = unsafe { self.0.as_ptr().read_volatile() };
+        compiler_fence(Ordering::Acquire);
         value
     }
 
     /// C: `smp_store_release()`.
     #[inline]
     fn store(&self, value: u64) {
-        // SAFETY: Writes a live, aligned word that only atomic operations touch.  x86 keeps the
-        // order of stores, and of loads before them.
-        unsafe {
-            asm!(
-                "mov [{word}], {value}",
-                word = in(reg) self.0.as_ptr(),
-                value = in(reg) value,
-                options(nostack, preserves_flags),
-            )
-        };
+        compiler_fence(Ordering::Release);
+        // SAFETY: A live, aligned word that only atomic operations touch, written at once.  x86 keeps
+        // the order of stores, and of loads before them.
+        unsafe { self.0.as_ptr().write_volatile(value) };
     }
 
     /// C: `try_cmpxchg()`.

@@ -104,12 +104,20 @@ pub fn limits_for(dev: &Device, mask: u64) -> Limits {
 }
 
 /// As [`limits`], under the mask for coherent memory.
-#[inline]
 pub fn coherent_limits(dev: &Device) -> Limits {
     let dev = raw(dev);
     // SAFETY: A live device.
     let mask = unsafe { (*dev).coherent_dma_mask };
     Fields::read(dev, mask).limits()
+}
+
+/// As [`coherent_limits`], only the reach; [`None`] if there is a bus that limits it, too.
+#[inline]
+pub fn coherent_reach(dev: &Device) -> Option<u64> {
+    let dev = raw(dev);
+    // SAFETY: A live device.
+    let (mask, bus_limit) = unsafe { ((*dev).coherent_dma_mask, (*dev).bus_dma_limit) };
+    (bus_limit == 0).then_some(mask)
 }
 
 /// The NUMA node that the device is near to.  Any context.  C: `dev_to_node()`.

@@ -40,7 +40,7 @@ use kernel::{
 /// # Invariants
 ///
 /// The section lasts as long as the value.
-struct Section(NotThreadSafe);
+pub struct Section(NotThreadSafe);
 
 /// Whether the count of sections is nothing but a word of each processor.  Debugging kernels do more.
 const PLAIN_COUNT: bool = cfg!(all(
@@ -109,7 +109,7 @@ const PLACES: usize = 256;
 /// A value of a [`Table`], which stays at least as long as this.  Whoever has one must not sleep.
 pub struct Reading<'a, T> {
     guarded: &'a Guarded<T>,
-    _section: Section,
+    section: Section,
 }
 
 impl<T> Deref for Reading<'_, T> {
@@ -128,6 +128,12 @@ impl<'a, T> Reading<'a, T> {
         self.guarded.keepers.fetch_add(1, Full);
         // INVARIANT: Counted above, while the section lasted.
         Kept(self.guarded)
+    }
+
+    /// Ends the reading, but not yet the section.
+    #[inline(always)]
+    pub fn into_section(self) -> Section {
+        self.section
     }
 }
 
@@ -188,17 +194,22 @@ impl<T> Table<T> {
     /// The value at a place, if there is one.  Any context but NMI.  C: `rcu_dereference()`.
     #[inline(always)]
     pub fn read(&self, place: u8) -> Option<Reading<'_, T>> {
+        self.look(place).ok()
+    }
+
+    /// As [`Table::read`].  If there is no value, its caller ends the section, where that costs least.
+    #[inline(always)]
+    pub fn look(&self, place: u8) -> Result<Reading<'_, T>, Section> {
         let place = &self.places[usize::from(place)];
         let section = Section::new();
         // SAFETY: A live, aligned word, read at once; what is read through it depends on it.
         let guarded = unsafe { place.as_ptr().read_volatile() };
         // SAFETY: By the type invariant a boxed value, and `take` does not let go of it before the
         // section ends.
-        let guarded = unsafe { guarded.as_ref() }?;
-        Some(Reading {
-            guarded,
-            _section: section,
-        })
+        match unsafe { guarded.as_ref() } {
+            Some(guarded) => Ok(Reading { guarded, section }),
+            None => Err(section),
+        }
     }
 
     /// Puts a value into an empty place.  [`EBUSY`] if the place is in use; the value ends then.  May

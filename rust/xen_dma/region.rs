@@ -212,10 +212,10 @@ impl Region {
     /// not all of it.  Any context.
     #[inline]
     pub fn clear_range(&self, offset: usize, size: usize) -> Option<NonNull<u8>> {
-        let at = self.within(offset, size)?;
+        let at = NonNull::new(self.within(offset, size)?)?;
         // SAFETY: `within` checked the range against the view.
         unsafe { at.write_bytes(0, size) };
-        NonNull::new(at)
+        Some(at)
     }
 
     /// Clears all of it.

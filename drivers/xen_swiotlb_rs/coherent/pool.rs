@@ -50,6 +50,7 @@ use xen_dma::{
     ops::Coherent,
     rcu::{
         Reading,
+        Section,
         Table, //
     },
     region::Region,
@@ -81,8 +82,6 @@ struct Extent {
     slots: Slots<Word, Words>,
     /// The last machine address.
     last: u64,
-    /// Free bytes: subtracted after a claim and added before a release, so never less than there are.
-    free: Word,
     /// The chunk that served last.
     near: Word,
 }
@@ -94,27 +93,21 @@ impl Extent {
         let slots = Slots::new(words, region.base(), count, 1).ok_or(EINVAL)?;
         Ok(Self {
             last: region.last().raw(),
-            // CAST: Widens, as below.
-            free: Word::new(region.size() as u64),
+            // CAST: Widens.
             near: Word::new(slots.home(0) as u64),
             slots,
             region: Arc::new(region, GFP_KERNEL)?,
         })
     }
 
-    #[inline]
-    fn free_bytes(&self) -> usize {
-        // CAST: About the extent's size at most.
-        self.free.load() as usize
+    fn used(&self) -> usize {
+        self.slots.used() * SLOT_SIZE as usize
     }
 
-    fn is_idle(&self) -> bool {
-        self.free_bytes() == SIZE
-    }
-
-    #[inline]
+    /// Whether much of it is free: most often so many chunks are that nobody needs to count.
     fn is_ample(&self) -> bool {
-        self.free_bytes() >= LOW_WATER
+        let apart = self.slots.set_apart() * SLOT_SIZE as usize;
+        apart <= SIZE - LOW_WATER || self.used() <= SIZE - LOW_WATER
     }
 
     #[inline]
@@ -130,9 +123,9 @@ impl Extent {
     }
 
     fn serves(&self, ask: &Ask<'_>) -> bool {
-        self.free_bytes() >= ask.size
-            && self.reached(ask.limits.reach())
+        self.reached(ask.limits.reach())
             && (!ask.neighbours || self.region.first_page().is_some())
+            && !self.slots.is_full()
     }
 
     /// Claims a page, near to the last one.
@@ -140,33 +133,17 @@ impl Extent {
     fn claim_page(&self, owner: Owner) -> Option<Machine> {
         // CAST: Only chunks' numbers are stored.
         let near = self.near.load() as usize;
-        let at = self.slots.carry(Phys::new(0), PAGE_SIZE, owner, near)?;
-        // CAST: Widens.
-        self.free.fetch_sub(PAGE_SIZE as u64);
-        Some(at)
-    }
-
-    /// Frees a page, if that is what begins at `at`.
-    #[inline(always)]
-    fn free_page(&self, at: Machine, owner: Owner) -> Option<()> {
-        let held = self.slots.retire_plain(at, PAGE_SIZE, owner)?;
-        // CAST: Widens.
-        self.free.fetch_add(PAGE_SIZE as u64);
-        complain(held.free());
-        Some(())
+        self.slots.carry(Phys::new(0), PAGE_SIZE, owner, near)
     }
 
     /// Frees the run that begins at `at`, most likely of `size` bytes, and tells how many it had.
     fn free(&self, at: Machine, size: usize, owner: Owner) -> Result<usize, Wrong> {
         if let Some(held) = self.slots.retire_plain(at, size, owner) {
-            // CAST: Widens.
-            self.free.fetch_add(size as u64);
             complain(held.free());
             return Ok(size);
         }
         let held = self.slots.retire(at, owner)?;
         let size = held.size();
-        self.free.fetch_add(size);
         complain(self.slots.free(held));
         // CAST: It came as a `usize`.
         Ok(size as usize)
@@ -181,11 +158,10 @@ impl Extent {
         let run = self.slots.claim(&request, near).ok()?;
         match self.slots.publish(run, Phys::new(0), ask.size, ask.owner) {
             Ok(record) => {
-                // CAST: Widens, as below.
                 if record.is_small() {
+                    // CAST: Widens.
                     self.near.store(record.chunk() as u64);
                 }
-                self.free.fetch_sub(ask.size as u64);
                 Some(record.start())
             }
             Err(run) => {
@@ -231,22 +207,6 @@ pub(crate) struct Usage {
     pub(crate) used: usize,
 }
 
-/// A page that was claimed, and the extent that it lies in, for as long as this is looked at.
-pub(crate) struct Page<'a> {
-    extent: Reading<'a, Extent>,
-    at: Machine,
-}
-
-impl Page<'_> {
-    /// Clears it, and tells where it is.
-    #[inline]
-    pub(crate) fn clear(self) -> Option<Coherent> {
-        let (region, offset) = (&self.extent.region, self.extent.offset(self.at));
-        let cpu = region.clear_range(offset, PAGE_SIZE)?;
-        Some(Coherent { cpu, dma: self.at })
-    }
-}
-
 /// Where an extent begins, and its place.
 type Entry = (Machine, u8);
 
@@ -273,23 +233,47 @@ impl Pool {
         })
     }
 
-    /// Claims a page of the extent at hand for a device with this reach.  [`None`]: take the long way, by
-    /// [`Pool::claim`].  Any context.
+    /// Claims a page of the extent at hand for a device with this reach, says so to `told`, and clears it.  Or
+    /// else end the section, and take the long way, by [`Pool::claim`].  Any context.
     #[inline(always)]
-    pub(crate) fn page(&self, reach: u64, owner: Owner) -> Option<Page<'_>> {
-        let extent = self.extents.read(self.at_hand.load())?;
-        if !extent.reached(reach) || !extent.is_ample() {
-            return None;
+    pub(crate) fn page(
+        &self,
+        reach: u64,
+        owner: Owner,
+        told: impl FnOnce(),
+    ) -> Result<Coherent, Section> {
+        let extent = self.extents.look(self.at_hand.load())?;
+        if !extent.reached(reach) {
+            return Err(extent.into_section());
         }
-        let at = extent.claim_page(owner)?;
-        Some(Page { extent, at })
+        let Some(at) = extent.claim_page(owner) else {
+            return Err(extent.into_section());
+        };
+        let offset = extent.offset(at);
+        told();
+        match extent.region.clear_range(offset, PAGE_SIZE) {
+            Some(cpu) => Ok(Coherent { cpu, dma: at }),
+            // Cannot be: the region has all of its slots.
+            None => Err(extent.into_section()),
+        }
     }
 
-    /// Frees what begins at `at`, if that is a page of the extent at hand.  [`None`]: take the long way, by
-    /// [`Pool::release`].  Any context.
+    /// Frees what begins at `at`, if that is a page of the extent at hand, and says so to `told`.  Or else
+    /// end the section, and take the long way, by [`Pool::release`].  Any context.
     #[inline(always)]
-    pub(crate) fn free_page(&self, at: Machine, owner: Owner) -> Option<()> {
-        self.extents.read(self.at_hand.load())?.free_page(at, owner)
+    pub(crate) fn free_page(
+        &self,
+        at: Machine,
+        owner: Owner,
+        told: impl FnOnce(),
+    ) -> Result<(), Section> {
+        let extent = self.extents.look(self.at_hand.load())?;
+        let Some(held) = extent.slots.retire_plain(at, PAGE_SIZE, owner) else {
+            return Err(extent.into_section());
+        };
+        told();
+        complain(held.free());
+        Ok(())
     }
 
     /// Claims a naturally aligned run; its bytes are what they were.  Any context.
@@ -306,11 +290,12 @@ impl Pool {
                 }
             }
         })?;
+        let ample = extent.is_ample();
         if highest {
-            self.at_hand.store(place);
+            self.at_hand.store(if ample { place } else { NOWHERE });
         }
         // The others are lower ones: what is left there counts, too.
-        let low = !extent.is_ample() && !extents.any(|(_, e)| e.serves(ask) && e.is_ample());
+        let low = !ample && !extents.any(|(_, e)| e.serves(ask) && e.is_ample());
         Some(Claim {
             region: extent.region.clone(),
             offset: extent.offset(at),
@@ -336,7 +321,7 @@ impl Pool {
         if self.at_hand.load() != place {
             self.at_hand.store(NOWHERE);
         }
-        let spare = extent.is_idle() && self.idle(&order) > SPARE;
+        let spare = order.len() > SPARE && extent.slots.is_idle() && self.idle(&order) > SPARE;
         Some(Ok(Freed { size: freed, spare }))
     }
 
@@ -404,7 +389,7 @@ impl Pool {
             return false;
         }
         // Who has it at hand can claim nothing of it from then on.
-        let seized = |extent: &Extent| extent.is_idle() && extent.slots.seize().is_some();
+        let seized = |extent: &Extent| extent.slots.is_idle() && extent.slots.seize().is_some();
         let index = self.in_order(&order).position(|(_, e)| seized(&e));
         let Some(Ok((_, place))) = index.map(|index| order.remove(index)) else {
             return false;
@@ -429,12 +414,10 @@ impl Pool {
 
     pub(crate) fn usage(&self) -> Usage {
         let order = self.order.lock();
-        let size = order.len() * SIZE;
-        let free: usize = self.in_order(&order).map(|(_, e)| e.free_bytes()).sum();
         Usage {
             extents: order.len(),
-            size,
-            used: size.saturating_sub(free),
+            size: order.len() * SIZE,
+            used: self.in_order(&order).map(|(_, e)| e.used()).sum(),
         }
     }
 
@@ -448,7 +431,9 @@ impl Pool {
     }
 
     fn idle(&self, order: &[Entry]) -> usize {
-        self.in_order(order).filter(|(_, e)| e.is_idle()).count()
+        self.in_order(order)
+            .filter(|(_, e)| e.slots.is_idle())
+            .count()
     }
 
     /// The extent that an address lies in, and its place.
