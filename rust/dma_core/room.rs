@@ -33,6 +33,9 @@ use crate::{
 /// Chunks in a word of bytes.
 pub(crate) const LANES: usize = 8;
 
+/// Words that [`AtLeast::position`] looks at together.
+const BLOCK: usize = 8;
+
 /// Bits of a byte.
 const LANE: u32 = 8;
 
@@ -84,6 +87,31 @@ impl AtLeast {
     #[inline]
     pub(crate) const fn of(self, word: u64) -> u64 {
         word.wrapping_add(self.addend) & HIGH
+    }
+}
+
+impl AtLeast {
+    /// The first of these words that has such a chunk. Most often none has, so it looks at several at a
+    /// time.
+    #[inline]
+    pub(crate) fn position<W: AtomicWord>(self, words: &[W]) -> Option<usize> {
+        let blocks = words.chunks_exact(BLOCK);
+        let rest = words.len().wrapping_sub(blocks.remainder().len());
+        for (number, block) in blocks.enumerate() {
+            if block.iter().fold(0, |any, word| any | self.of(word.load())) != 0 {
+                // Somebody may have been there in between.
+                if let Some(inside) = self.find(block) {
+                    return Some(number.wrapping_mul(BLOCK).wrapping_add(inside));
+                }
+            }
+        }
+        let inside = self.find(words.get(rest..)?)?;
+        Some(rest.wrapping_add(inside))
+    }
+
+    #[inline]
+    fn find<W: AtomicWord>(self, words: &[W]) -> Option<usize> {
+        words.iter().position(|word| self.of(word.load()) != 0)
     }
 }
 

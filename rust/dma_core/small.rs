@@ -166,14 +166,13 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         let rooms = self.words.rooms();
         let turn = (onward / LANES) & rooms.len().wrapping_sub(1);
         let (before, behind) = rooms.split_at_checked(turn)?;
-        let found = |room: &W| enough.of(room.load()) != 0;
 
-        match behind.iter().position(found) {
+        match enough.position(behind) {
             Some(word) => Some(Begin {
                 word: turn.wrapping_add(word),
                 turn,
             }),
-            None => (before.iter().position(found)).map(|word| Begin { word, turn }),
+            None => enough.position(before).map(|word| Begin { word, turn }),
         }
     }
 
@@ -208,17 +207,18 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         rooms: &[W],
         lost: &mut bool,
     ) -> Option<usize> {
-        for (word, room) in rooms.iter().enumerate() {
-            let found = enough.of(room.load());
-            if found != 0 {
-                let word = first.wrapping_add(word);
-                let claimed = self.try_lanes(fit, desperate, word, found, lost);
-                if claimed.is_some() {
-                    return claimed;
-                }
+        let mut at = 0usize;
+        loop {
+            let rest = rooms.get(at..)?;
+            at = at.wrapping_add(enough.position(rest)?);
+            let found = enough.of(rooms.get(at)?.load());
+            let word = first.wrapping_add(at);
+            let claimed = self.try_lanes(fit, desperate, word, found, lost);
+            if claimed.is_some() {
+                return claimed;
             }
+            at = at.wrapping_add(1);
         }
-        None
     }
 
     /// Tries the chunks of one word that were `found` to have room.
