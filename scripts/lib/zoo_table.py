@@ -87,6 +87,8 @@ def cells_of(table: configparser.ConfigParser, device: str) -> list[Cell]:
         options += ["--include-module", module] if module not in OURS else []
     for text in [*fixed, *plugged]:
         options += ["--device", text]
+    for text in lines(row.get("warns", "")):
+        options += ["--allow-warning", text]
     settings = {name: row[name] for name in SETTINGS}
     settings["plugged"] = "\n".join(map(monitor_form, plugged))
     found = []
