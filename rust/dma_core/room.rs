@@ -88,9 +88,7 @@ impl AtLeast {
     pub(crate) const fn of(self, word: u64) -> u64 {
         word.wrapping_add(self.addend) & HIGH
     }
-}
 
-impl AtLeast {
     /// The first of these words that has such a chunk. Most often none has, so it looks at several at a
     /// time.
     #[inline]

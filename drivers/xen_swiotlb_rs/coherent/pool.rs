@@ -219,7 +219,7 @@ pub(crate) struct Pool {
     order: IrqLock<KVec<Entry>>,
     /// The place of the extent at hand, or [`NOWHERE`].
     at_hand: Byte,
-    /// One at a time obtains an extent, or gives one back: the others may find that they need none.
+    /// One at a time obtains an extent: the others may find that they need none.
     #[pin]
     turn: Mutex<()>,
 }
