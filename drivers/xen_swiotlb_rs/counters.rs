@@ -379,8 +379,8 @@ impl Counters {
     /// processor, and not less than the largest mapping.
     pub(crate) fn held(&self) -> (u64, u64) {
         // In this order: what is bounced and undone meanwhile must not look like more.
-        let undone = self.get(Event::BounceUnmapBytes);
-        let now = self.bounced_bytes().saturating_sub(undone);
+        let bounced = self.bounced_bytes();
+        let now = bounced.saturating_sub(self.get(Event::BounceUnmapBytes));
         (now, self.peak.note(now.max(self.largest())))
     }
 
