@@ -274,12 +274,20 @@ def interact(machine: qemu.Machine) -> int:
     return subprocess.run(command).returncode
 
 
+def changed(path: Path) -> float:
+    """When a file or folder was changed last; now, if another run has just removed it."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
+
+
 def run_folder() -> Path:
     """A new folder for a run's files; those that killed runs left behind go."""
     place = CACHE / "run"
     place.mkdir(parents=True, exist_ok=True)
     for old in place.iterdir():
-        if time.time() - old.stat().st_mtime > STALE_SECONDS:
+        if time.time() - changed(old) > STALE_SECONDS:
             shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=time.strftime("%m%d-%H%M%S-"), dir=place))
 
@@ -290,7 +298,7 @@ def keep_log(folder: Path) -> Path:
     kept.mkdir(parents=True, exist_ok=True)
     place = kept / f"{folder.name}.log"
     shutil.move(folder / "console.log", place)
-    logs = sorted(kept.glob("*.log"), key=lambda path: path.stat().st_mtime)
+    logs = sorted(kept.glob("*.log"), key=changed)
     for old in logs[:-KEPT_LOGS]:
         old.unlink(missing_ok=True)
     return place

@@ -18,6 +18,7 @@ from initramfs import Archive
 from problem import Problem
 
 CACHE = Path("/cache")
+OUT = Path("/src/out")
 DRIVER = "xen_swiotlb_rs"
 
 # Documentation/arch/x86/boot.rst: the offset of a pointer, less 0x200, to the release.
@@ -75,8 +76,8 @@ def own(image: Path, modules: Path | None) -> Kernel:
 
 
 def driver_for(release: str) -> Path:
-    """Where the build puts the driver for `release`."""
-    return CACHE / "module" / release / f"{DRIVER}.ko"
+    """Where the build puts the driver for `release`: in the checkout, since another may share the cache."""
+    return OUT / release / f"{DRIVER}.ko"
 
 
 def release_of(image: Path) -> str:

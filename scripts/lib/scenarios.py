@@ -11,25 +11,25 @@ says what it shows, then lines that say what it needs:
 The rest is a script for dom0.  It ends with status 0, 77 (skipped), or any other (failed).
 
 Besides, the cells of the zoo that its table calls samples are scenarios: zoo-CELL.
+
+Several run at a time, so that they may end in another order than they began.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import boots
 import lifetime
 import zoo_table
-from problem import Problem, report
+from problem import Problem, report, say
 
 FOLDER = Path("/src/tests/dom0/scenarios")
-RUNNER = Path(__file__).with_name("dom0.py")
 SKIPPED = 77
 SHOWN_LINES = 40
 
@@ -91,18 +91,37 @@ def choose(names: list[str], backend: str) -> list[Scenario]:
     return [known[name] for name in names or known]
 
 
-def boot(options: list[str]) -> tuple[int, str]:
-    """Runs scripts/dom0 with `options`; gives the exit status and all that was said."""
-    command = [sys.executable, "-B", str(RUNNER), *options]
-    out = None if os.environ.get("V") == "1" else subprocess.PIPE
-    with subprocess.Popen(command, stdout=out, stderr=out and subprocess.STDOUT) as process:
-        try:
-            said = process.communicate()[0] or b""
-        except BaseException:
-            # Asked, not killed, so that it tidies up after itself.
-            process.terminate()
-            raise
-    return process.returncode, said.decode(errors="replace")
+@dataclass(frozen=True)
+class Ended:
+    """A scenario that came to its end."""
+
+    number: int
+    scenario: Scenario
+    verdict: str
+    seconds: float
+    status: int
+    said: str
+
+    def show(self) -> None:
+        """Its line; if it failed, the last that it said, too."""
+        text = f"{self.verdict.replace('skipped', 'ok')} {self.number} - {self.scenario.name}"
+        text += " # SKIP" if self.verdict == "skipped" else ""
+        print(f"{text} ({self.seconds:.0f} s)")
+        if self.verdict == "not ok":
+            print(f"    status {self.status}, expected {self.scenario.expected}")
+            print("".join(f"    {line}\n" for line in self.said.splitlines()[-SHOWN_LINES:]), end="")
+        sys.stdout.flush()
+
+
+def run(number: int, scenario: Scenario, common: list[str], driver: bool) -> Ended:
+    """Boots a scenario, if it can run."""
+    began = time.monotonic()
+    status, said = SKIPPED, ""
+    if driver or not scenario.needs_driver:
+        # Where both say something, the command line counts.
+        status, said = boots.boot([*scenario.options, *common])
+    verdict = "ok" if status == scenario.expected else "skipped" if status == SKIPPED else "not ok"
+    return Ended(number, scenario, verdict, time.monotonic() - began, status, said)
 
 
 def main() -> int:
@@ -126,22 +145,15 @@ def main() -> int:
     common += ["--kernel", options.default_kernel] if options.default_kernel else []
     common += ["--no-driver"] if options.no_driver else []
     counts = {"ok": 0, "not ok": 0, "skipped": 0}
-    for number, scenario in enumerate(scenarios, 1):
-        print(f"==> {number}/{len(scenarios)} {scenario.name}: {scenario.shows}", file=sys.stderr, flush=True)
-        began = time.monotonic()
-        if options.no_driver and scenario.needs_driver:
-            verdict, said = "skipped", ""
-        else:
-            # Where both say something, the command line counts.
-            status, said = boot([*scenario.options, *common])
-            verdict = "ok" if status == scenario.expected else "skipped" if status == SKIPPED else "not ok"
-        counts[verdict] += 1
-        text = f"{verdict.replace('skipped', 'ok')} {number} - {scenario.name}"
-        text += " # SKIP" if verdict == "skipped" else ""
-        print(f"{text} ({time.monotonic() - began:.0f} s)", flush=True)
-        if verdict == "not ok":
-            print(f"    status {status}, expected {scenario.expected}")
-            print("".join(f"    {line}\n" for line in said.splitlines()[-SHOWN_LINES:]), end="", flush=True)
+
+    def begin(each: tuple[int, Scenario]) -> Ended:
+        number, scenario = each
+        say(f"{number}/{len(scenarios)} {scenario.name}: {scenario.shows}")
+        return run(number, scenario, common, not options.no_driver)
+
+    for ended in boots.side_by_side(begin, enumerate(scenarios, 1)):
+        counts[ended.verdict] += 1
+        ended.show()
     print(f"{counts['ok']} passed, {counts['not ok']} failed, {counts['skipped']} skipped")
     return 1 if counts["not ok"] else 0
 

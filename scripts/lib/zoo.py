@@ -17,12 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boots
 import kernel as kernels
 import lifetime
 import zoo_report
 import zoo_table
 from problem import Problem, report, say
-from scenarios import SHOWN_LINES, SKIPPED, boot
+from scenarios import SHOWN_LINES, SKIPPED
 from zoo_report import Record
 from zoo_table import Cell
 
@@ -97,7 +98,7 @@ def run(cell: Cell, backend: str, common: list[str]) -> Record:
     folder = OUT / f"{cell.name}-{backend}"
     shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
-    status, said = boot([*common, *cell.options, "--out", str(folder), "--command", cell.command(backend)])
+    status, said = boots.boot([*common, *cell.options, "--out", str(folder), "--command", cell.command(backend)])
     entries = rounds(folder, cell) if status != SKIPPED else []
     found = wrong(folder, entries, status) if status != SKIPPED else []
     folder.mkdir(parents=True, exist_ok=True)
