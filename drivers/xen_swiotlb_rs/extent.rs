@@ -156,7 +156,12 @@ impl Extent {
         owner: Owner,
     ) -> Result<Record, ClaimError> {
         let near = self.near();
-        let run = self.slots.claim(request, near)?;
+        let run = self.slots.claim(request, near).inspect_err(|why| {
+            // Who asks again shall find room from the bottom on.
+            if *why == ClaimError::Full {
+                self.near.set(0, 0);
+            }
+        })?;
         let (at, all) = (self.offset(run.start()), bytes(run.slots()));
         self.ledger.claim(at, all, owner);
         match self.slots.publish(run, phys, size, owner) {

@@ -52,9 +52,9 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
 
         // Chunks that fell idle are left open as long as there are others.
         let free = chunks.saturating_sub(self.words.taken_now());
-        let mut idle = free < span.chunks();
+        let mut idle = free < span.chunks() || self.words.careful();
         if idle && free == 0 && !self.any_roomy() {
-            return Err(ClaimError::Full);
+            return Err(self.full());
         }
         for _ in 0..PASSES {
             let outcome = if span.chunks() <= WORD {
@@ -75,7 +75,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
                 Outcome::Lost => {}
             }
         }
-        Err(ClaimError::Full)
+        Err(self.full())
     }
 
     /// Looks for up to 64 chunks: they begin in one word and end there or in the next.

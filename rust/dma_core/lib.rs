@@ -39,6 +39,7 @@ pub mod addr;
 pub mod atomic;
 mod bits;
 pub mod bundle;
+mod careful;
 mod census;
 mod fit;
 mod large;

@@ -58,7 +58,7 @@ const fn shift(chunk: usize) -> u32 {
 
 /// The bytes of the chunks whose bits are among the lowest eight.
 #[inline]
-const fn bytes_of(chunks: u64) -> u64 {
+pub(crate) const fn bytes_of(chunks: u64) -> u64 {
     // Bit `n` of each byte, and of these that of byte `n`; then whether there is one.
     let bits = chunks.wrapping_mul(ONES) & 0x8040_2010_0804_0201;
     let high = bits.wrapping_add(!HIGH);

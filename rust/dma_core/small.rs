@@ -5,7 +5,8 @@
 //! Where they are looked for, in this order: in the chunk where the processor was served last; there
 //! again, opening it; in open chunks with ample room; in a free chunk, opening it; in every open
 //! chunk with a free run that is long enough. So open chunks fill up before others are opened, and
-//! yet a run is found wherever enough slots are free side by side.
+//! yet a run is found wherever enough slots are free side by side. For a while after a refusal the
+//! order is another one: see `careful`.
 //!
 //! A chunk is closed by replacing its word of zeros by ones: from then on nobody finds room in it,
 //! and its taken bit can be cleared. Chunks that fall empty stay open, ready for the next run, until
@@ -41,7 +42,7 @@ use crate::{
 pub(crate) const PASSES: usize = 16;
 
 /// What came of trying one chunk.
-enum Outcome {
+pub(crate) enum Outcome {
     /// The slot where the run begins.
     Claimed(usize),
     /// The chunk has no place for the run.
@@ -50,10 +51,19 @@ enum Outcome {
     Lost,
 }
 
+impl Outcome {
+    pub(crate) fn claimed(self) -> Option<usize> {
+        match self {
+            Self::Claimed(first) => Some(first),
+            Self::NoRoom | Self::Lost => None,
+        }
+    }
+}
+
 /// Where a search for open chunks begins, in words of eight, and at which word it comes round.
 #[derive(Clone, Copy)]
-struct Begin {
-    word: usize,
+pub(crate) struct Begin {
+    pub(crate) word: usize,
     turn: usize,
 }
 
@@ -96,7 +106,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
 
     /// Claims a run in a chunk, if that is open and has room. The chunk's byte may be too high then.
     #[inline]
-    fn try_chunk(&self, chunk: usize, fit: &Fit, desperate: bool) -> Outcome {
+    pub(crate) fn try_chunk(&self, chunk: usize, fit: &Fit, desperate: bool) -> Outcome {
         let Some(word) = self.words.chunk_word(chunk) else {
             return Outcome::NoRoom;
         };
@@ -119,6 +129,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
             near
         };
         self.words.put_room_right(near);
+        let careful = self.words.careful();
         let (ample, enough) = (AtLeast::new(fit.ample()), AtLeast::new(fit.slots()));
 
         for _ in 0..PASSES {
@@ -132,7 +143,12 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
             // In this order a chunk that is opened meanwhile is seen before or after.
             let any_free = self.any_free(fit);
             let from = self.first_open(enough, onward);
-            if let Some(from) = from {
+            if careful {
+                let claimed = self.search_carefully(fit, ample, onward, from, &mut lost);
+                if let Some(first) = claimed {
+                    return Ok(first);
+                }
+            } else if let Some(from) = from {
                 if let Some(first) = self.search_open(fit, ample, false, from, &mut lost) {
                     return Ok(first);
                 }
@@ -153,7 +169,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
                 break;
             }
         }
-        Err(ClaimError::Full)
+        Err(self.full())
     }
 
     /// May there be a free chunk?
@@ -223,7 +239,7 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
 
     /// Tries the chunks of one word that were `found` to have room.
     #[inline(never)]
-    fn try_lanes(
+    pub(crate) fn try_lanes(
         &self,
         fit: &Fit,
         desperate: bool,
@@ -250,22 +266,11 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
 
     /// Opens a free chunk, the first from `onward` upwards and around.
     fn search_free(&self, fit: &Fit, onward: usize, lost: &mut bool) -> Option<usize> {
-        let words = self.words.map_len();
-        let ahead = !low(onward & (WORD - 1));
-
-        // The first word is visited twice: its upper part first, its lower part last.
-        for step in 0..=words {
-            let word = (onward / WORD).wrapping_add(step) & words.wrapping_sub(1);
-            let mut chunks = self.words.free(word) & fit.in_word(word);
-            if step == 0 {
-                chunks &= ahead;
-            } else if step == words {
-                chunks &= !ahead;
-            }
+        for (first, mut chunks) in self.free_chunks(fit, onward) {
             while chunks != 0 {
-                let chunk = place_of(chunks.trailing_zeros());
+                let chunk = first.wrapping_add(place_of(chunks.trailing_zeros()));
                 chunks &= chunks.wrapping_sub(1);
-                let opened = self.open(word.wrapping_mul(WORD).wrapping_add(chunk), fit);
+                let opened = self.open(chunk, fit);
                 if opened.is_some() {
                     return opened;
                 }
@@ -275,8 +280,31 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
         None
     }
 
+    /// The free chunks from `onward` upwards and around, 64 at a time: the first one, and those that are free.
+    #[inline]
+    pub(crate) fn free_chunks<'a>(
+        &'a self,
+        fit: &'a Fit,
+        onward: usize,
+    ) -> impl Iterator<Item = (usize, u64)> + 'a {
+        let words = self.words.map_len();
+        let ahead = !low(onward & (WORD - 1));
+
+        // The first word is visited twice: its upper part first, its lower part last.
+        (0..=words).map(move |step| {
+            let word = (onward / WORD).wrapping_add(step) & words.wrapping_sub(1);
+            let mut chunks = self.words.free(word) & fit.in_word(word);
+            if step == 0 {
+                chunks &= ahead;
+            } else if step == words {
+                chunks &= !ahead;
+            }
+            (word.wrapping_mul(WORD), chunks)
+        })
+    }
+
     /// Opens a free chunk with a run in it.
-    fn open(&self, chunk: usize, fit: &Fit) -> Option<usize> {
+    pub(crate) fn open(&self, chunk: usize, fit: &Fit) -> Option<usize> {
         let start = fit.start(0, true)?;
         if !self.words.take(self.taken(chunk), bit(chunk & (WORD - 1))) {
             return None;

@@ -11,7 +11,7 @@
 //! | chunks | 1 a chunk | one bit a slot: not free |
 //! | taken | 1 for 64 chunks | one bit a chunk: open for small runs, or part of a large one |
 //! | room | 1 for 8 chunks | one byte a chunk: the longest free run |
-//! | counts | 2 | how many chunks are taken, and how many were at most |
+//! | counts | 3 | chunks that are taken, the most that were, and searches that are to be careful |
 //!
 //! Chunks that follow each other have their words in different cache lines: they are the homes of
 //! different processors.
@@ -38,8 +38,12 @@ use crate::{
 /// odd, so that each chunk has a word of its own among a power of two of them.
 const STRIDE: usize = 9;
 
-/// Words of counts: chunks taken now, and at most.
-const COUNTS: usize = 2;
+/// Words of counts: chunks taken now, and at most; careful searches.
+const COUNTS: usize = 3;
+
+/// How many searches are careful after one found no room: more than the request needs that is made
+/// again then.
+const CAREFUL: u64 = 256;
 
 /// The sections of an extent's slice.
 pub(crate) struct Words<W, B> {
@@ -254,6 +258,24 @@ impl<W: AtomicWord, B: Backing<W>> Words<W, B> {
     /// The most chunks that were taken at a time.
     pub(crate) fn most_taken(&self) -> usize {
         index(self.load(self.counts.wrapping_add(1)))
+    }
+
+    /// Has the next searches be careful.
+    pub(crate) fn take_care(&self) {
+        self.update(self.counts.wrapping_add(2), |_| CAREFUL);
+    }
+
+    /// Is this search to be careful?
+    #[inline]
+    pub(crate) fn careful(&self) -> bool {
+        let at = self.counts.wrapping_add(2);
+        let left = self.load(at);
+        if left == 0 {
+            return false;
+        }
+        // If another one counted, that will do.
+        let _ = self.replace(at, left, left.wrapping_sub(1));
+        true
     }
 
     /// Replaces a word by what `change` makes of it, and returns that.

@@ -249,6 +249,64 @@ mod tests {
         greedy.done()
     }
 
+    /// A driver that is refused a piece of its request gives the others back and asks again, for ever.
+    #[test]
+    fn pieces_of_a_request_have_room_in_the_end() -> Result {
+        const KIB: usize = 1024;
+        const REQUESTS: [&[usize]; 4] = [
+            &[64 * KIB, 448 * KIB],
+            &[72 * KIB, 116 * KIB, 324 * KIB],
+            &[72 * KIB, 72 * KIB, 72 * KIB, 296 * KIB],
+            &[4 * KIB, 124 * KIB, 384 * KIB],
+        ];
+        /// Chunks of an aperture of a megabyte, which is one extent.
+        const CHUNKS: usize = (1 << 20) / LARGE;
+        /// More than there are processors that may go on in between.
+        const TRIES: usize = 8;
+
+        let Some(bench) = Bench::with(c"xen-dma-pieces", MASK_32, true, 1)? else {
+            return Ok(());
+        };
+        let (dir, quiet) = (Direction::TO_DEVICE, Attrs::NO_WARN);
+        let buffer = Buffer::new(7)?;
+        let map = |size| client::map(bench.dev(), buffer.phys(), size, dir, quiet);
+        let unmap = |at, size| client::unmap(bench.dev(), at, size, dir, Attrs::NONE);
+
+        for last in 0..CHUNKS {
+            // The processor is led to one chunk after the other: only there is room for a page.
+            let lead = || -> Result {
+                let (mut here, mut elsewhere) = (KVec::new(), KVec::new());
+                while let Ok(at) = map(PAGE_SIZE) {
+                    let is_here = at.raw() as usize / LARGE % CHUNKS == last;
+                    let kept = if is_here { &mut here } else { &mut elsewhere };
+                    kept.push(at, GFP_KERNEL)?;
+                }
+                check!(!here.is_empty());
+                here.into_iter().for_each(|at| unmap(at, PAGE_SIZE));
+                elsewhere.push(map(PAGE_SIZE)?, GFP_KERNEL)?;
+                elsewhere.into_iter().for_each(|at| unmap(at, PAGE_SIZE));
+                Ok(())
+            };
+            for pieces in REQUESTS {
+                lead()?;
+                let served = (0..TRIES).find(|_| {
+                    let mut held = [None; 4];
+                    let mut tried = Iterator::zip(held.iter_mut(), pieces);
+                    let all = tried.all(|(held, size)| {
+                        *held = map(*size).ok().map(|at| (at, *size));
+                        held.is_some()
+                    });
+                    held.into_iter()
+                        .flatten()
+                        .for_each(|(at, size)| unmap(at, size));
+                    all
+                });
+                check!(served.is_some(), "{pieces:?} after chunk {last}");
+            }
+        }
+        bench.done()
+    }
+
     #[test]
     fn extents_side_by_side_are_one() -> Result {
         const MEGABYTES: u32 = 4;

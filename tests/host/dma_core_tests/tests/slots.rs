@@ -7,8 +7,8 @@
 use dma_core::{
     addr::{Machine, Phys},
     limits::Limits,
-    record::Owner,
-    request::{ClaimError, Request, SLOT_SIZE},
+    record::{Owner, Run},
+    request::{ClaimError, Request, CHUNK_SLOTS, SLOT_SIZE},
 };
 use dma_core_tests::{
     config, extent,
@@ -74,6 +74,35 @@ fn steps(slots: usize) -> impl Strategy<Value = Vec<Step>> {
         1 => (0usize..9, any::<usize>()).prop_map(|(cpu, near)| Step::Hint(cpu, near)),
     ];
     prop::collection::vec(step, 1..STEPS)
+}
+
+/// The chunk where a run begins.
+fn chunk_of(run: &Run) -> usize {
+    ((run.start().raw() - BASE) / SLOT_SIZE) as usize / CHUNK_SLOTS
+}
+
+/// Claims these pieces as a processor does, until one is refused, and frees them. Were all served?
+fn serve(extent: &Extent, pieces: &[usize], near: &mut usize) -> bool {
+    let mut runs = Vec::new();
+    for piece in pieces {
+        match extent.claim(&Request::new(*piece).unwrap(), *near) {
+            Ok(run) => {
+                if *piece <= CHUNK_SLOTS {
+                    *near = chunk_of(&run);
+                }
+                runs.push(run);
+            }
+            Err(_) => {
+                *near = 0;
+                break;
+            }
+        }
+    }
+    let all = runs.len() == pieces.len();
+    for run in runs {
+        assert_eq!(extent.cancel(run), 0);
+    }
+    all
 }
 
 /// The most operations in a case, and the number of cases: a million operations in all.
@@ -240,6 +269,31 @@ proptest! {
                 }
             }
         }
+    }
+
+    /// A driver maps the pieces of one request, and if one is refused it gives all back and asks again, for ever
+    /// if need be. What a new extent gives, one that is not in use gives at the second try, wherever earlier
+    /// runs led.
+    #[test]
+    fn pieces_have_room_at_the_second_try(
+        slots in extents(),
+        pieces in prop::collection::vec(prop_oneof![Just(2usize), 1usize..64, 1usize..600], 1..40),
+        past in prop::collection::vec((1usize..65, 0usize..128), 0..40),
+        processors in 1usize..9,
+    ) {
+        let make = || extent(BASE, slots, processors).with_reserve();
+        let (new, used) = (make(), make());
+        let mut near = 0;
+        for (size, start) in past {
+            let run = used.claim(&Request::new(size).unwrap(), start).unwrap();
+            near = chunk_of(&run);
+            prop_assert_eq!(used.cancel(run), 0);
+        }
+
+        if serve(&new, &pieces, &mut 0) {
+            prop_assert!(serve(&used, &pieces, &mut near) || serve(&used, &pieces, &mut near));
+        }
+        prop_assert!(used.is_idle());
     }
 
     #[test]
