@@ -58,9 +58,9 @@ pub struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
-    /// Allocates `size` bytes.  May sleep.
-    pub fn new(dev: &'a Device<Bound>, size: usize) -> Result<Self> {
-        let memory = alloc(dev, size, Context::Sleepable, Attrs::NONE)?;
+    /// Allocates `size` bytes.  Sleeps only in a context that may.
+    pub fn new(dev: &'a Device<Bound>, size: usize, context: Context) -> Result<Self> {
+        let memory = alloc(dev, size, context, Attrs::NONE)?;
         let views = Cell::new(0);
         Ok(Self {
             dev,

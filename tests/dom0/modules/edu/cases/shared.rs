@@ -15,9 +15,12 @@ use kernel::{
     page::PAGE_SIZE,
     prelude::*, //
 };
-use xen_dma::client::shared::{
-    Shared,
-    View, //
+use xen_dma::{
+    client::shared::{
+        Shared,
+        View, //
+    },
+    Context, //
 };
 
 /// Bytes of the memory: the smaller ones are cut from the backend's pool, if none fits as it comes;
@@ -31,7 +34,7 @@ impl Session<'_> {
     /// All of it; sleeps.
     pub(super) fn shared_memory(&mut self) -> Result {
         for size in SIZES {
-            let memory = Shared::new(self.edu.device(), size)?;
+            let memory = Shared::new(self.edu.device(), size, Context::Sleepable)?;
             let outcome = self.three_sides(&memory, size);
             if outcome == Err(ETIMEDOUT) {
                 // The device may still touch it.
@@ -44,7 +47,7 @@ impl Session<'_> {
 
     /// One buffer of many MiB: the device copies pages between places in it, and to no other.
     pub(super) fn large_memory(&mut self, size: usize) -> Result {
-        let memory = Shared::new(self.edu.device(), size)?;
+        let memory = Shared::new(self.edu.device(), size, Context::Sleepable)?;
         let outcome = self.far_apart(&memory, size);
         if outcome == Err(ETIMEDOUT) {
             // The device may still touch it.

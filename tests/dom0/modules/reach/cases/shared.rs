@@ -14,13 +14,20 @@ use super::{
     VERY_NARROW,
     WIDE, //
 };
-use kernel::prelude::*;
-use xen_dma::client::{
-    self,
-    shared::{
-        Shared,
-        View, //
-    }, //
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+use xen_dma::{
+    client::{
+        self,
+        shared::{
+            Shared,
+            View, //
+        }, //
+    },
+    ops::Attrs,
+    Context, //
 };
 
 /// From pages that fit, or a run of the pool, up to what only an exchange of pages from anywhere gives.
@@ -34,6 +41,7 @@ impl Session<'_> {
         if !client::has_own_ops(dev) {
             return Ok(());
         }
+        self.last_resort()?;
         for (name, mask) in [
             ("mmap_64", WIDE),
             ("mmap_32", NARROW),
@@ -41,16 +49,51 @@ impl Session<'_> {
         ] {
             client::set_masks(dev, mask)?;
             for size in SIZES {
-                let memory = Shared::new(dev, size)?;
-                let outcome = self.three_sides(&memory, size);
-                if outcome == Err(ETIMEDOUT) {
-                    // The device may still touch it.
-                    core::mem::forget(memory);
-                }
-                self.rows.judge(name, outcome?)?;
+                let memory = Shared::new(dev, size, Context::Sleepable)?;
+                self.judge_sides(name, memory, size)?;
             }
         }
         Ok(())
+    }
+
+    /// Memory that is a run of the bounces' aperture: what is left to who cannot sleep, before there is a pool for
+    /// the device.  It must come first.
+    fn last_resort(&mut self) -> Result {
+        const SIZE: usize = 0x2_0000;
+        const MOST: usize = 64;
+
+        let dev = self.edu.device();
+        client::set_masks(dev, VERY_NARROW)?;
+        // All of the aperture is one extent, which is aligned to its size; half of it can be mapped at once.
+        // CAST: Widens.
+        let extent = 2 * client::max_mapping_size(dev) as u64;
+        let span = self.blocks.find(1, true, true).ok_or(ENOENT)?;
+        let bounce = self.map(&span, (0, PAGE_SIZE), Attrs::NONE)?;
+        let mut others = KVec::with_capacity(MOST, GFP_KERNEL)?;
+        let found = (0..MOST).find_map(|_| {
+            let memory = Shared::new(dev, SIZE, Context::Atomic).ok()?;
+            if memory.machine().raw() / extent == bounce.raw() / extent {
+                return Some(memory);
+            }
+            others.push_within_capacity(memory).ok()?;
+            None
+        });
+        let right = match found {
+            Some(memory) => self.judge_sides("mmap_aperture", memory, SIZE),
+            None => self.rows.judge("mmap_aperture", false),
+        };
+        self.unmap(bounce, PAGE_SIZE, Attrs::NONE);
+        right
+    }
+
+    /// Tries memory on all sides, and frees it.
+    fn judge_sides(&mut self, name: &'static str, memory: Shared<'_>, size: usize) -> Result {
+        let outcome = self.three_sides(&memory, size);
+        if outcome == Err(ETIMEDOUT) {
+            // The device may still touch it.
+            core::mem::forget(memory);
+        }
+        self.rows.judge(name, outcome?)
     }
 
     /// The start, across a page's end in the middle, and the end.
