@@ -183,11 +183,16 @@ def main() -> int:
     driver = kernels.prepared(options.kernel).driver.read_bytes()
     build = {"kernel": options.kernel, "driver": hashlib.sha256(driver).hexdigest()}
     found = before(build)
-    for number, cell in enumerate([] if options.report else cells, 1):
+
+    def attempt(each: tuple[int, Cell]) -> tuple[int, Cell, Record]:
+        number, cell = each
         say(f"{number}/{len(cells)} {cell.name}: {cell.shows}")
         names = {"name": cell.name, "device": cell.device, "layout": cell.layout, "digest": cell.digest}
         record = {**names, **run(cell, "ours", common)}
         record["c"] = run(cell, "c", common) if options.compare or record["verdict"] == "failed" else None
+        return number, cell, record
+
+    for number, cell, record in boots.side_by_side(attempt, enumerate([] if options.report else cells, 1)):
         show(cell, number, record)
         # An interrupted run leaves what it has found.
         found[cell.name] = record
