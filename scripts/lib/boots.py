@@ -15,6 +15,8 @@ RUNNER = Path(__file__).with_name("dom0.py")
 VERBOSE = os.environ.get("V") == "1"
 MEMORY = 4 << 30
 """What a machine that is booted may take, in bytes."""
+PROCESSORS = 2
+"""How many it has most often.  With fewer for each they wait for each other, and all takes longer."""
 
 Case = TypeVar("Case")
 Result = TypeVar("Result")
@@ -40,9 +42,10 @@ def boot(options: list[str]) -> tuple[int, str]:
 
 
 def at_once() -> int:
-    """How many machines to run at a time: one for each processor, if there is memory; what is watched, alone."""
+    """How many machines to run at a time, by processors and memory; what is watched runs alone."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 1 if VERBOSE else max(1, min(int(os.environ.get("JOBS", "1")), memory // MEMORY))
+    processors = int(os.environ.get("JOBS", "1"))
+    return 1 if VERBOSE else max(1, min(processors // PROCESSORS, memory // MEMORY))
 
 
 def side_by_side(run: Callable[[Case], Result], cases: Iterable[Case]) -> Iterator[Result]:

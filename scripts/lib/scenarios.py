@@ -12,7 +12,7 @@ The rest is a script for dom0.  It ends with status 0, 77 (skipped), or any othe
 
 Besides, the cells of the zoo that its table calls samples are scenarios: zoo-CELL.
 
-Several run at a time, so that they may end in another order than they began.
+If several run at a time, they may end in another order than they began.
 """
 
 from __future__ import annotations
