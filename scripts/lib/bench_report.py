@@ -221,13 +221,13 @@ def main() -> int:
     for table in (*case_tables, *extra, fact_table(results), goal_table(judged)):
         print(table.for_terminal())
     if options.write:
+        parts = zip(("map", "disks"), (table.for_page() for table in extra))
         write_page(
             {
                 "goals": goal_table(judged).for_page(),
                 "facts": fact_table(results).for_page(),
-                "map": extra[0].for_page(),
-                "disks": extra[1].for_page(),
                 "calls": "\n\n".join(f"### {table.title}\n\n{table.for_page()}" for table in case_tables),
+                **dict(parts),
             }
         )
     print(f"{target}: {sum(goal.met for goal in judged)} of {len(judged)} goals are met")
