@@ -7,7 +7,8 @@
 //! those are idle, and that may leave no large run a place between them. The next try would be
 //! refused in the same way, although nothing else is in use. So for a while after a refusal a chunk
 //! that is open but idle counts as a free one. Who begins at the first chunk then is served as well
-//! as by a new extent.
+//! as by a new extent; in an extent of many chunks most likely so, since a search looks at a part of
+//! them only.
 
 use crate::{
     atomic::{

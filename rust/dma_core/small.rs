@@ -52,6 +52,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// The slot where the run begins, if there is one.
     pub(crate) fn claimed(self) -> Option<usize> {
         match self {
             Self::Claimed(first) => Some(first),
