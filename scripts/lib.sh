@@ -42,7 +42,8 @@ need_space() {
 		"Nothing is lost: the next run goes on where this one stopped."
 }
 
-# logged NAME CMD...: runs CMD, its output in a log (or on the terminal with V=1), a dot a second.
+# logged NAME CMD...: runs CMD, its output in a log (or on the terminal with V=1), a dot a second.  Standard
+# output is left alone: it is for what a script has found.
 logged() {
 	name=$1
 	shift
@@ -50,7 +51,7 @@ logged() {
 	log=$cache/log/$name.log
 	start=$(date +%s)
 	if [ "$V" = 1 ]; then
-		"$@" || return
+		"$@" >&2 || return
 	else
 		"$@" >"$log" 2>&1 &
 		pid=$!
