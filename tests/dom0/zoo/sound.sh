@@ -23,9 +23,13 @@ position() {
 
 # moves p|c: its position goes on.
 moves() {
-	until_true 10 [ -n "$(position "$1")" ] || return
+	until_true 10 opened "$1" || return
 	was=$(position "$1")
 	until_true 10 moved "$1"
+}
+
+opened() {
+	[ -n "$(position "$1")" ]
 }
 
 moved() {
@@ -64,8 +68,16 @@ holds() {
 	exercise
 }
 
+# load: who is told to end takes its player along, which would keep the card from others.
 load() {
-	(while [ -c /dev/dsp ] && dd if=/dev/zero of=/dev/dsp bs=1000 count=8 2>/dev/null; do :; done) &
+	(
+		trap 'kill "$player"; wait "$player"; exit' TERM
+		while [ -c /dev/dsp ]; do
+			dd if=/dev/zero of=/dev/dsp bs=1000 count=8 2>/dev/null &
+			player=$!
+			wait "$player" || exit
+		done
+	) &
 	busy="$busy $!"
 }
 
