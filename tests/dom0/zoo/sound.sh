@@ -16,45 +16,40 @@ comes() {
 	modprobe snd-pcm-oss && until_true 30 card_there
 }
 
-# position p|c: how far the card has read or written its buffer, in frames.
+# position: how far the card has played, in frames.
 position() {
-	sed -n 's/^hw_ptr *: //p' "$card"/pcm0"$1"/sub0/status
+	sed -n 's/^hw_ptr *: //p' "$card"/pcm0p/sub0/status
 }
 
-# moves p|c: its position goes on.
+# moves: its position goes on.
 moves() {
-	until_true 10 opened "$1" || return
-	was=$(position "$1")
-	until_true 10 moved "$1"
+	until_true 10 opened || return
+	was=$(position)
+	until_true 10 moved
 }
 
 opened() {
-	[ -n "$(position "$1")" ]
+	[ -n "$(position)" ]
 }
 
 moved() {
-	now=$(position "$1")
+	now=$(position)
 	[ -n "$now" ] && [ "$now" -gt "$was" ]
 }
 
-# plays: a tone of two seconds, 8000 bytes each as the device is opened.
+# plays: a tone of four seconds, 8000 bytes each as the device is opened: enough to be looked at twice.
 plays() {
-	dd if=/dev/urandom of=/dev/dsp bs=1000 count=16 2>/dev/null &
+	dd if=/dev/urandom of=/dev/dsp bs=1000 count=32 2>/dev/null &
 	player=$!
-	sleep 0.5
-	moves p
+	moves
 	status=$?
 	wait $player && [ $status = 0 ]
 }
 
 # records: what it hears is silence, which is written by the card over what the kernel had there.
+# It comes only as the card writes it.
 records() {
-	dd if=/dev/dsp of=/tmp/heard bs=1000 count=8 2>/dev/null &
-	listener=$!
-	sleep 0.5
-	moves c
-	status=$?
-	wait $listener && [ $status = 0 ] || return
+	dd if=/dev/dsp of=/tmp/heard bs=1000 count=8 2>/dev/null || return
 	tr '\0' '\200' </dev/zero | head -c 8000 >/tmp/silence
 	compared 8000 "$(cmp -l /tmp/silence /tmp/heard 2>&1 | wc -l)"
 }

@@ -152,13 +152,14 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Mappings of nearly 1 MiB, of which the device writes a little at the start, inside, and at
-    /// the very end.
+    /// Mappings of nearly 1 MiB, or of as much as the backend says that it maps, of which the device
+    /// writes a little at the start, inside, and at the very end.
     fn large_mappings(&mut self) -> Result {
         const OFFSET: usize = 4095;
 
-        let size = self.target.size() - OFFSET - 1;
-        for written in [0, 300_001, size - INTERNAL_SIZE] {
+        let most = client::max_mapping_size(self.edu.device());
+        let size = most.min(self.target.size() - OFFSET - 1);
+        for written in [0, size / 3 | 1, size - INTERNAL_SIZE] {
             let pattern = self.send(INTERNAL_SIZE, 1, 0)?;
             self.target.fill(0, self.target.size(), |_| SENTINEL);
             let addr = map(
