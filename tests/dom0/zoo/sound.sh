@@ -64,11 +64,13 @@ holds() {
 }
 
 # load: who is told to end lets its player come to its end, which would keep the card from others.
+# A player that finds the card gone has made a file of that name, which would keep the next card from it.
 load() {
 	(
 		over=''
 		trap over=1 TERM
 		while [ -z "$over" ] && [ -c /dev/dsp ] && dd if=/dev/zero of=/dev/dsp bs=1000 count=8 2>/dev/null; do :; done
+		[ -c /dev/dsp ] || rm -f /dev/dsp
 	) &
 	busy="$busy $!"
 }
