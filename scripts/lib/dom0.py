@@ -224,6 +224,20 @@ def follow(machine: qemu.Machine, folder: Path, timeout: float) -> Outcome:
         qemu.stop(process)
 
 
+def console(folder: Path) -> str:
+    """What dom0 and Xen said."""
+    return qemu.clean((folder / "console.log").read_bytes())
+
+
+def boot(machine: qemu.Machine, folder: Path, timeout: float) -> Outcome:
+    """Runs the machine to its end; once more if its kernel tripped as it started, as the disks are as they were."""
+    outcome = follow(machine, folder, timeout)
+    if outcome.tripped(console(folder)):
+        say("the kernel tripped over code that it was changing as it started: once more")
+        outcome = follow(machine, folder, timeout)
+    return outcome
+
+
 def unpack(archive: bytes, target: Path) -> None:
     """Puts what was in dom0's /out into `target`."""
     target.mkdir(parents=True, exist_ok=True)
@@ -315,8 +329,8 @@ def run(options: argparse.Namespace, folders: Folders) -> int:
         machine = build_machine(options, kernel, folder / "initramfs", images, folders)
         if options.interactive:
             return interact(machine)
-        outcome = follow(machine, folder, options.timeout)
-        log = qemu.clean((folder / "console.log").read_bytes())
+        outcome = boot(machine, folder, options.timeout)
+        log = console(folder)
         kept = keep_log(folder)
         if outcome.archive and target:
             unpack(outcome.archive, target)

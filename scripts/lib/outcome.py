@@ -49,6 +49,9 @@ KERNEL_FAULT = re.compile(
 )
 """Not fatal in itself, but nothing that a good run prints."""
 
+CHANGING_CODE = re.compile(r"Oops: int3")
+"""A processor met an instruction that another one was exchanging (jump labels), and Linux did not know of it."""
+
 XEN_UP = re.compile(r"Xen version|\(XEN\) Command line")
 KERNEL_UP = re.compile(r"Linux version ")
 
@@ -66,6 +69,13 @@ class Outcome:
     timed_out: bool = False
     _pending: bytes = field(default=b"", repr=False)
     _missing: int = 0
+
+    def tripped(self, log: str) -> bool:
+        """Whether the kernel tripped over its own changing code before dom0's first process ran.
+
+        Seen where the emulator's processors had little time, and no driver of ours was there yet.
+        """
+        return self.phase not in PHASES.values() and self.script_status is None and bool(CHANGING_CODE.search(log))
 
     def records(self, data: bytes) -> list[str]:
         """Takes in what came over the records' port; gives the phases that were reached."""

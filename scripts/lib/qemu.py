@@ -150,10 +150,10 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 class Follower:
-    """A file that grows, read as it grows."""
+    """A file that grows from nothing, read as it grows."""
 
     def __init__(self, path: Path) -> None:
-        path.touch()
+        path.write_bytes(b"")
         self._file = path.open("rb")
 
     def more(self) -> bytes:
