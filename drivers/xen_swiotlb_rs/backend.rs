@@ -284,7 +284,7 @@ impl Provider for Backend {
         self.look(device::page_reach(dev).ok_or(0u64)?, phys, size)
     }
 
-    #[inline]
+    #[inline(always)]
     fn map_told(
         &self,
         dev: &Device,
@@ -314,6 +314,7 @@ impl Provider for Backend {
         }
     }
 
+    #[inline]
     fn map_sg(
         &self,
         dev: &Device,
@@ -321,11 +322,20 @@ impl Provider for Backend {
         dir: Direction,
         attrs: Attrs,
     ) -> Result<usize> {
-        self.map_list(dev, list, dir, attrs)
+        if list.is_single() {
+            self.map_single(dev, list, dir, attrs)
+        } else {
+            self.map_list(dev, list, dir, attrs)
+        }
     }
 
+    #[inline]
     fn unmap_sg(&self, dev: &Device, mut list: ScatterList<'_>, dir: Direction, attrs: Attrs) {
-        self.unmap_list(dev, &mut list, dir, attrs);
+        if list.is_single() {
+            self.unmap_single(dev, list, dir, attrs);
+        } else {
+            self.unmap_list(dev, &mut list, dir, attrs);
+        }
     }
 
     #[inline]

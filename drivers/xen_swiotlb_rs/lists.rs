@@ -50,7 +50,8 @@ use xen_dma::{
     device,
     ops::{
         Attrs,
-        Direction, //
+        Direction,
+        Provider, //
     },
     p2m::LinearP2m,
     rcu::{
@@ -91,7 +92,43 @@ struct Walk<'a> {
 }
 
 impl Backend {
+    /// Maps a list of one buffer as that is mapped by itself: there is nothing to put together.
+    #[inline]
+    pub(crate) fn map_single(
+        &self,
+        dev: &Device,
+        mut list: ScatterList<'_>,
+        dir: Direction,
+        attrs: Attrs,
+    ) -> Result<usize> {
+        let (mut buffers, mut segments) = list.to_map();
+        let (phys, size) = buffers.next().ok_or(EINVAL)?;
+        match self.map(dev, phys, size, dir, attrs) {
+            Ok(at) => segments.push(at, size),
+            Err(error) => {
+                segments.end();
+                return Err(error);
+            }
+        }
+        Ok(segments.end())
+    }
+
+    /// Ends the mapping of a list of one buffer.
+    #[inline]
+    pub(crate) fn unmap_single(
+        &self,
+        dev: &Device,
+        mut list: ScatterList<'_>,
+        dir: Direction,
+        attrs: Attrs,
+    ) {
+        if let Some((addr, size)) = list.segments().next() {
+            self.unmap(dev, addr, size, dir, attrs);
+        }
+    }
+
     /// Maps a list: all of it, or nothing.
+    #[inline(never)]
     pub(crate) fn map_list(
         &self,
         dev: &Device,
@@ -114,6 +151,7 @@ impl Backend {
     }
 
     /// Ends the mappings of a list.
+    #[inline(never)]
     pub(crate) fn unmap_list(
         &self,
         dev: &Device,

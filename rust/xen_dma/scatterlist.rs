@@ -41,6 +41,12 @@ impl ScatterList<'_> {
         }
     }
 
+    /// Whether one entry of the list is lent, no more and no less.
+    #[inline]
+    pub fn is_single(&self) -> bool {
+        self.count == 1
+    }
+
     /// The buffers in order, and room to note where the device sees them: as many segments, or fewer.
     /// They end early where the list itself ends.
     #[inline]

@@ -212,16 +212,20 @@ mod tests {
                 let Some(bench) = bench(c"xen-dma-kinds", mask, force, allows)? else {
                     return Ok(());
                 };
-                for count in [1, 2, 40] {
+                // Of one piece, for every kind of it, and of several.
+                let alone = (0..11).map(|kind| (kind, 1));
+                for (first, count) in Iterator::chain(alone, [(0, 2), (0, 40)]) {
                     for dir in DIRECTIONS {
                         let part = |index| match allows.most {
-                            4096 => small(index),
-                            _ => mixed(index),
+                            4096 => small(first + index),
+                            _ => mixed(first + index),
                         };
                         let mut load = Load::new(count, part)?;
                         load.map(&bench, allows, dir)
                             .and_then(|()| load.check_bytes(&bench, dir))
-                            .inspect_err(|_| pr_err!("{mask:#x} {force} {count} {allows:?}\n"))?;
+                            .inspect_err(|_| {
+                                pr_err!("{mask:#x} {force} {first} {count} {allows:?}\n")
+                            })?;
                     }
                 }
                 bench.done()?;
@@ -396,15 +400,22 @@ mod tests {
         while let Ok(at) = client::map(dev, page.phys(), PAGE_SIZE, dir, quiet) {
             live.push(at, GFP_KERNEL)?;
         }
-        let mut load = Load::new(4, |_| (0, 0, PAGE_SIZE))?;
-        for _ in 0..2 {
-            check!(load.list.map(dev, dir, quiet).map_err(Error::to_errno) == Err(AGAIN));
+        let mut loads = [
+            Load::new(1, |_| (0, 0, PAGE_SIZE))?,
+            Load::new(4, |_| (0, 0, PAGE_SIZE))?,
+        ];
+        for load in &mut loads {
+            for _ in 0..2 {
+                check!(load.list.map(dev, dir, quiet).map_err(Error::to_errno) == Err(AGAIN));
+            }
         }
         for at in live.iter() {
             client::unmap(dev, *at, PAGE_SIZE, dir, quiet);
         }
-        load.list.map(dev, dir, quiet)?;
-        load.list.unmap(dev, dir, quiet);
+        for load in &mut loads {
+            load.list.map(dev, dir, quiet)?;
+            load.list.unmap(dev, dir, quiet);
+        }
 
         // What is larger than the aperture never fits, however much of it is free.
         let mut load = Load::new(2, |index| (9 * index as u32, 0, PAGE_SIZE << (9 * index)))?;
@@ -416,6 +427,8 @@ mod tests {
         list.set(0, Some(&page), 0, PAGE_SIZE as u32)?;
         list.set(1, None, 0, PAGE_SIZE as u32)?;
         check!(list.map(dev, 2, dir, quiet)? == PEER);
+        list.set(0, None, 0, PAGE_SIZE as u32)?;
+        check!(list.map(dev, 1, dir, quiet)? == PEER);
         bench.done()
     }
 }
