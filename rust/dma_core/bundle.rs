@@ -365,8 +365,10 @@ impl<W: AtomicWord, B: Backing<W>> Slots<W, B> {
     #[inline]
     pub fn lead(&self, at: Machine) {
         if let Some([_, rest]) = self.words.record(self.inside(at)) {
-            // Nobody was told of it yet, so nobody else writes it.
-            rest.store(leading(rest.load()));
+            let word = rest.load();
+            // Nobody was told of it yet; but who ends an older mapping twice may end this one, and it
+            // stays so.
+            let _ = rest.compare_exchange(word, leading(word));
         }
     }
 

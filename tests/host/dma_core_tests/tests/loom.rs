@@ -10,6 +10,7 @@
 use dma_core::{
     addr::{Machine, Phys},
     atomic::{AtomicWord, Backing},
+    bundle::Leaving,
     record::{Misuse, Owner, Run},
     request::{ClaimError, Request, CHUNK_SLOTS, SLOT_SIZE},
 };
@@ -103,6 +104,36 @@ fn a_hint_is_not_lost() {
         assert_eq!(extent.claim(&request(1), 0).unwrap_err(), ClaimError::Full);
         for run in [home, most, more, pad, theirs, last] {
             assert_eq!(extent.cancel(run), 0);
+        }
+        whole(&extent);
+    });
+}
+
+/// A mapping becomes the first of several as somebody ends it: an older one there, once more. What has
+/// ended stays so.
+#[test]
+fn a_lead_against_an_end() {
+    model(|extent| {
+        open(&extent);
+        let mine = owner(1);
+        let at = extent.carry(Phys::new(0x1000), 4096, mine, 0).unwrap();
+        let other = extent.clone();
+        let thread = thread::spawn(move || {
+            let held = other.retire_plain(at, 4096, mine);
+            held.map(|held| held.free())
+        });
+        extent.lead(at);
+        match thread.join().unwrap() {
+            Some(strays) => {
+                assert_eq!(strays, 0);
+                assert!(extent.find(at, mine).is_err());
+            }
+            None => {
+                let ended = extent.retire_segment(at, mine, |_, _, _| ()).unwrap();
+                let mut leaving = Leaving::default();
+                let strays = extent.free_with(&mut leaving, ended);
+                assert_eq!(strays + extent.free_leaving(leaving), 0);
+            }
         }
         whole(&extent);
     });
