@@ -315,12 +315,20 @@ impl Aperture {
         self.read(self.place(at)?)
     }
 
-    /// The largest extent that a device reaches and that does not go as long as it is served, in
-    /// bytes.
+    /// The largest extent that serves a device with these limits and that does not go as long as the
+    /// device has its driver, in bytes.
     pub(crate) fn largest(&self, limits: &Limits) -> usize {
-        let stays = |extent: &Extent| extent.kind != Kind::Spare && extent.reached(limits.reach());
-        let sizes = self.each().filter(|extent| stays(extent));
-        sizes.map(|extent| extent.size()).max().unwrap_or(0)
+        let reach = limits.reach();
+        let stays = |extent: &Extent| match extent.kind {
+            Kind::Lasting => true,
+            Kind::Narrow(_) => reach < ORDINARY_REACH,
+            Kind::Spare => false,
+        };
+        self.each()
+            .filter(|extent| stays(extent) && extent.reached(reach))
+            .map(|extent| extent.size())
+            .max()
+            .unwrap_or(0)
     }
 
     /// The ordinary extent where this processor was served last, if a device with this reach can use
@@ -369,6 +377,15 @@ impl Aperture {
         let extent = self.at_hand(reach)?;
         let bundle = extent.claim_scattered(most)?;
         Some((extent.into_kept(), bundle))
+    }
+
+    /// A device's limits, to which a bounce keeps; one in pages of its own keeps its place in them, too.
+    pub(crate) fn kept(&self, limits: Limits) -> Limits {
+        if self.care.isolate {
+            limits.keeping_page()
+        } else {
+            limits
+        }
     }
 
     /// Claims a run for a mapping and records it.  Any context.
@@ -429,8 +446,11 @@ impl Aperture {
             if !extent.reached(reach) {
                 continue;
             }
-            // One of those without room was asked, which knows why; a small run is too large for none.
+            // One of those without room was asked, which knows why, unless it was too small.
             if why != NoRoom::Unreachable && size <= MIN_EXTENT / 2 && extent.slots.is_full() {
+                if why == NoRoom::TooLarge {
+                    why = NoRoom::Full;
+                }
                 continue;
             }
             match request(&extent).and_then(|request| extent.claim(&request, phys, size, owner)) {

@@ -131,10 +131,12 @@ pub(crate) struct Backend {
     pub(crate) coherent: Owner,
     /// For a short look at a buffer; it knows of none if all must bounce.
     pub(crate) glance_p2m: LinearP2m,
-    /// How many bits the device's driver has set, if that makes it a narrow one, or 0.
+    /// The fewest bits that the device's driver has set, if that makes it a narrow one, or 0.
     narrow: Word,
     /// Mappings that earlier drivers of the device never ended.
     left_behind: Word,
+    /// 1 from a probe that failed until somebody has seen to it.
+    failed: Word,
 }
 
 impl Backend {
@@ -156,14 +158,33 @@ impl Backend {
             },
             narrow: Word::new(0),
             left_behind: Word::new(0),
+            failed: Word::new(0),
             shared,
         })
+    }
+
+    /// Notes that a probe of the device failed.
+    pub(crate) fn note_failed(&self) {
+        self.failed.store(1);
+    }
+
+    /// Whether a probe failed since the last call.
+    pub(crate) fn take_failed(&self) -> bool {
+        swap(&self.failed, 0) != 0
     }
 
     /// The device's driver is gone: what it needed, and what it left, is not its successor's.
     pub(crate) fn forget_driver(&self) {
         self.left_behind.store(self.counters.mapped());
         Shared::lose_interest(&self.shared, swap(&self.narrow, 0));
+    }
+
+    /// Whether the driver has set a mask for mappings that leaves fewer bits than these; 0 stands for all.
+    ///
+    /// A mask that is asked about may be the other one, for coherent memory, which drivers set after it.
+    fn streams_narrower(&self, dev: &Device, bits: u32) -> bool {
+        let set = narrow_bits(&device::limits(dev));
+        u64::from(set) == self.narrow.load() && set != 0 && (bits == 0 || set < bits)
     }
 
     /// Notes why a request failed, and says so now and then.
@@ -435,7 +456,7 @@ impl Provider for Backend {
         let bits = narrow_bits(&limits);
         self.shared.take_interest(bits);
         let provided = self.shared.provide(&limits);
-        let unneeded = if provided {
+        let unneeded = if provided && !self.streams_narrower(dev, bits) {
             swap(&self.narrow, u64::from(bits))
         } else {
             u64::from(bits)
@@ -449,9 +470,9 @@ impl Provider for Backend {
     }
 
     /// Half an extent, so that one mapping cannot keep all others waiting; less what
-    /// `min_align_mask` may take at its start.
+    /// `min_align_mask`, or a page of its own, may take at its start.
     fn max_mapping_size(&self, dev: &Device) -> usize {
-        let limits = device::limits(dev);
+        let limits = self.shared.aperture.kept(device::limits(dev));
         let half = self.shared.aperture.largest(&limits) / 2;
         // CAST: The mask has 32 bits in C.
         half.saturating_sub((limits.min_align() as usize).saturating_add(1) & !1)

@@ -63,6 +63,9 @@ use xen_dma::{
 const ALERT_MS: u32 = 100;
 const RELAXED_MS: u32 = 1000;
 
+/// How often the first of them is doubled, at most, while there is no memory to grow by: 6.4 s.
+const MOST_DOUBLED: u32 = 6;
+
 /// The smallest extent to grow by, as an order of pages: 2 MiB.
 const GROWTH_ORDER: u32 = 9;
 
@@ -92,8 +95,10 @@ impl Bounds {
 
 /// What only the one who changes the aperture touches.
 pub(crate) struct State {
-    /// How often Xen had no memory to grow by.
+    /// How often there was no memory to grow by.
     in_vain: u64,
+    /// How often in a row.
+    lately: u32,
 }
 
 /// When and how the aperture breathes.
@@ -128,7 +133,7 @@ impl Breath {
         pin_init!(Self {
             bounds,
             loaded: Instant::now(),
-            state <- new_mutex!(State { in_vain: 0 }, "Breath::state"),
+            state <- new_mutex!(State { in_vain: 0, lately: 0 }, "Breath::state"),
             closed: Word::new(0),
             full_grown: Word::new(settled),
             watched: Word::new(settled),
@@ -255,7 +260,7 @@ impl Shared {
         let low = |extent: &Extent| extent.is_low(this.breath.bounds.low_water);
         let alert = !full_grown && this.aperture.each().any(|extent| low(&extent));
         let wait = match (alert, more || this.breath.asked.load() != 0) {
-            (true, _) => ALERT_MS,
+            (true, _) => ALERT_MS << state.lately.min(MOST_DOUBLED),
             (false, true) => RELAXED_MS,
             (false, false) => return this.breath.watched.store(u64::from(full_grown)),
         };
@@ -279,10 +284,14 @@ impl Shared {
         let low = left.saturating_mul(100) < size.saturating_mul(breath.bounds.low_water);
         let may = headroom(&breath.bounds, size).checked_ilog2();
         let Some(most) = may.filter(|_| low || wanted > 0) else {
+            state.lately = 0;
             return narrow;
         };
-        // Room for more than the one mapping.
-        let step = (size / 4).max(wanted.saturating_mul(2)) / PAGE_SIZE;
+        // Room for more than the one mapping; but who was refused asks for little, as asking takes pages of dom0.
+        let step = match state.lately {
+            0 => (size / 4).max(wanted.saturating_mul(2)) / PAGE_SIZE,
+            _ => 0,
+        };
         let order = step.checked_ilog2().unwrap_or(0).max(GROWTH_ORDER);
         let order = order.min(most).min(MAX_ORDER);
         for order in (GROWTH_ORDER.min(order)..=order).rev() {
@@ -290,10 +299,12 @@ impl Shared {
                 .and_then(|extent| self.aperture.add(extent));
             if added.is_ok() {
                 breath.grown.fetch_add(1);
+                state.lately = 0;
                 return true;
             }
         }
         state.in_vain += 1;
+        state.lately = state.lately.saturating_add(1);
         if worth_a_line(state.in_vain) {
             pr_warn!(
                 "the aperture cannot grow ({} KiB, {} KiB in use): Xen has no memory below 4 GiB, or Linux \
@@ -391,9 +402,21 @@ impl Shared {
     /// Ends all breathing.  What asks for room at the same time may still enqueue an item, so that nobody
     /// may at the very end.  May sleep.
     pub(crate) fn hold_breath(&self) {
+        // One that is under way sees to the next one, which is waited for below; then comes no other.
+        let state = self.breath.state.lock();
         self.breath.closed.store(1);
+        drop(state);
         deferred::finish_delayed(&self.grow);
         deferred::finish_delayed(&self.watch);
+    }
+}
+
+#[cfg(CONFIG_XEN_SWIOTLB_RS_KUNIT_TEST)]
+impl Shared {
+    /// Does something in the middle of a breath.  May sleep.
+    pub(crate) fn amid_a_breath<R>(&self, act: impl FnOnce() -> R) -> R {
+        let _state = self.breath.state.lock();
+        act()
     }
 }
 

@@ -78,11 +78,14 @@ fn is_page(size: usize) -> bool {
     size.wrapping_sub(1) < PAGE_SIZE
 }
 
-/// Obtains a region: of neighbours, which need no mapping of their own, if Linux has them.  May
-/// sleep.
-fn obtain(node: Node, order: u32, bits: u32) -> Result<Region> {
-    Region::near(node, order, bits, Way::Neighbours)
-        .or_else(|_| Region::near(node, order, bits, Way::Scattered))
+/// Obtains a region: of neighbours, which need no mapping of their own, if Linux has them, or if it must
+/// be.  May sleep.
+fn obtain(node: Node, order: u32, bits: u32, neighbours: bool) -> Result<Region> {
+    let region = Region::near(node, order, bits, Way::Neighbours);
+    if neighbours {
+        return region;
+    }
+    region.or_else(|_| Region::near(node, order, bits, Way::Scattered))
 }
 
 /// A request for coherent memory.
@@ -248,11 +251,7 @@ impl Backend {
         }
         let exchange = || {
             let (node, order, bits) = (request.node(), request.order, request.bits());
-            if request.neighbours {
-                Region::near(node, order, bits, Way::Neighbours)
-            } else {
-                obtain(node, order, bits)
-            }
+            obtain(node, order, bits, request.neighbours)
         };
         let region = match exchange() {
             Ok(region) => region,
@@ -335,7 +334,10 @@ impl Backend {
     fn free_other(&self, dev: &Device, size: usize, at: Machine, section: Option<Section>) {
         drop(section);
         let store = &self.shared.coherent;
-        let whole = size.next_multiple_of(PAGE_SIZE);
+        // A driver may have taken an error for a size.
+        let whole = size
+            .checked_next_multiple_of(PAGE_SIZE)
+            .unwrap_or(usize::MAX);
         let ended = match store.pool.release(at, whole, self.coherent) {
             Some(Ok(freed)) => {
                 if freed.spare {

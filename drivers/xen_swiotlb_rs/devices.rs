@@ -7,6 +7,9 @@
 //! a driver is never touched, a device without one uses nothing of ours, and the module can
 //! go exactly when no served device has a driver.  Numbers outlive a detach, until the device
 //! itself is gone.
+//!
+//! Of a probe that failed the driver core tells before it gives back what it manages for the driver,
+//! coherent memory for one; a work item waits for the device's lock, and then detaches it.
 
 use crate::{
     backend::{
@@ -20,17 +23,25 @@ use kernel::{
     dev_info,
     dev_warn,
     device::Device,
+    impl_has_work,
     new_mutex,
+    new_work,
     prelude::*,
     sync::{
         Arc,
         Mutex, //
+    },
+    workqueue::{
+        self,
+        Work,
+        WorkItem, //
     },
     ThisModule, //
 };
 use xen_dma::{
     attach::Attachment,
     bus::BusEvents,
+    deferred,
     device::{
         self,
         for_each_pci,
@@ -48,6 +59,26 @@ pub(crate) struct Devices {
     known: Mutex<KVec<Served>>,
     pub(crate) shared: Arc<Shared>,
     module: &'static ThisModule,
+    #[pin]
+    failures: Work<Self>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Devices { self.failures }
+}
+
+/// After a probe that failed.
+impl WorkItem for Devices {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        while let Some(served) = this.take_failed() {
+            // With a driver, the probe of that one has seen to it.
+            if let Ok(quiet) = Quiet::lock(served.device()) {
+                this.unbound(&quiet);
+            }
+        }
+    }
 }
 
 impl Devices {
@@ -57,6 +88,7 @@ impl Devices {
                 known <- new_mutex!(KVec::new(), "Devices::known"),
                 shared,
                 module,
+                failures <- new_work!("Devices::failures"),
             }),
             GFP_KERNEL,
         )
@@ -101,6 +133,33 @@ impl Devices {
         Ok(served)
     }
 
+    /// Detaches a device that is to be served no more, unless that would let its mappings' memory go.
+    fn dismiss(&self, served: &Served, quiet: &Quiet<'_>) {
+        let left = served.provider().counters.outstanding();
+        if left > 0 && served.in_use() {
+            dev_warn!(
+                quiet.device(),
+                "xen_swiotlb_rs: an earlier driver left {left} mappings; it is served on\n"
+            );
+        } else {
+            let _ = served.detach(quiet);
+        }
+    }
+
+    /// A device whose probe failed and that was not yet seen to.
+    fn take_failed(&self) -> Option<Served> {
+        let known = self.known.lock();
+        let mut failed = known
+            .iter()
+            .filter(|served| served.provider().take_failed());
+        failed.next().cloned()
+    }
+
+    /// Waits until all devices whose probes failed are seen to.  May sleep.
+    pub(crate) fn settle(&self) {
+        deferred::finish(&self.failures);
+    }
+
     /// Calls `visit` for each device in turn.
     pub(crate) fn for_each<E>(
         &self,
@@ -115,7 +174,7 @@ impl BusEvents for Devices {
         let dev = quiet.device();
         if !Policy::wants(dev, self.module) {
             if let Some(served) = self.find(dev) {
-                let _ = served.detach(quiet);
+                self.dismiss(&served, quiet);
             }
             return;
         }
@@ -146,6 +205,14 @@ impl BusEvents for Devices {
             let _ = served.detach(quiet);
         }
         served.provider().forget_driver();
+    }
+
+    fn not_bound(this: &Arc<Self>, dev: &Device) {
+        if let Some(served) = this.find(dev).filter(|served| served.in_use()) {
+            served.provider().note_failed();
+            // If it is on its way already, all the better.
+            let _ = workqueue::system_long().enqueue(this.clone());
+        }
     }
 
     fn removed(&self, dev: &Device) {

@@ -100,6 +100,7 @@ const MAX_APERTURE_MB: u32 = 2048;
 /// goes, then the memory, and then the books are closed.
 struct Driver {
     _watch: Pin<KBox<PciWatch<Devices>>>,
+    _settled: Settled,
     _report: Report,
     _breath: LastBreath,
     _farewell: Farewell,
@@ -161,13 +162,23 @@ impl kernel::Module for Driver {
         let devices = Devices::new(shared.clone(), module)?;
         devices.list_left_alone();
         let report = Report::new(devices.clone())?;
-        let watch = KBox::pin_init(PciWatch::new(devices), GFP_KERNEL)?;
+        let watch = KBox::pin_init(PciWatch::new(devices.clone()), GFP_KERNEL)?;
         Ok(Self {
             _watch: watch,
+            _settled: Settled(devices),
             _report: report,
             _breath: LastBreath(shared),
             _farewell: Farewell,
         })
+    }
+}
+
+/// The devices, when nothing more is heard of any.
+struct Settled(Arc<Devices>);
+
+impl Drop for Settled {
+    fn drop(&mut self) {
+        self.0.settle();
     }
 }
 

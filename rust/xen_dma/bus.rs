@@ -28,9 +28,12 @@ pub trait BusEvents: Send + Sync {
     /// A driver's probe comes next.  C: `BUS_NOTIFY_BIND_DRIVER`.
     fn binding(&self, quiet: &Quiet<'_>);
 
-    /// A driver and everything it held are gone, or its probe failed.
-    /// C: `BUS_NOTIFY_UNBOUND_DRIVER`, `BUS_NOTIFY_DRIVER_NOT_BOUND`.
+    /// A driver and everything it held are gone.  C: `BUS_NOTIFY_UNBOUND_DRIVER`.
     fn unbound(&self, quiet: &Quiet<'_>);
+
+    /// A probe failed; what the driver core holds for the driver goes next, under the same lock.
+    /// C: `BUS_NOTIFY_DRIVER_NOT_BOUND`.
+    fn not_bound(this: &Arc<Self>, dev: &Device);
 
     /// The device is gone from the bus.  C: `BUS_NOTIFY_REMOVED_DEVICE`.
     fn removed(&self, dev: &Device);
@@ -89,16 +92,18 @@ impl<T: BusEvents> PciWatch<T> {
         let watch = unsafe { &*kernel::container_of!(Opaque::cast_from(block), Self, block) };
         // SAFETY: The bus holds a reference on the device for the call.
         let dev = unsafe { Device::from_raw(dev.cast()) };
-        // SAFETY: Used below for the three notifications that the contract names.
+        // SAFETY: Used below for the two notifications that the contract names.
         let quiet = || unsafe { Quiet::from_notification(dev) };
         match u32::try_from(event) {
             Ok(bindings::bus_notifier_event_BUS_NOTIFY_BIND_DRIVER) => {
                 watch.handler.binding(&quiet());
             }
-            Ok(
-                bindings::bus_notifier_event_BUS_NOTIFY_UNBOUND_DRIVER
-                | bindings::bus_notifier_event_BUS_NOTIFY_DRIVER_NOT_BOUND,
-            ) => watch.handler.unbound(&quiet()),
+            Ok(bindings::bus_notifier_event_BUS_NOTIFY_UNBOUND_DRIVER) => {
+                watch.handler.unbound(&quiet());
+            }
+            Ok(bindings::bus_notifier_event_BUS_NOTIFY_DRIVER_NOT_BOUND) => {
+                T::not_bound(&watch.handler, dev);
+            }
             Ok(bindings::bus_notifier_event_BUS_NOTIFY_REMOVED_DEVICE) => {
                 watch.handler.removed(dev);
             }

@@ -217,6 +217,28 @@ pub fn set_masks(dev: &Device, mask: u64) -> Result {
     to_result(unsafe { bindings::dma_set_mask_and_coherent(raw(dev), mask) })
 }
 
+/// Obtains coherent memory that the driver core frees after the device's driver.  May sleep.
+/// C: `dmam_alloc_coherent()`.
+pub fn alloc_managed(dev: &Device, size: usize) -> Result<Machine> {
+    let (mut dma, flags) = (0, bindings::GFP_KERNEL);
+    // SAFETY: A live device, which is being probed.
+    let cpu = unsafe { bindings::dmam_alloc_attrs(raw(dev), size, &mut dma, flags, 0) };
+    NonNull::new(cpu).map(|_| Machine::new(dma)).ok_or(ENOMEM)
+}
+
+/// Sets the mask of mappings alone.  [`EIO`] if the backend cannot serve it.  C: `dma_set_mask()`.
+pub fn set_mask(dev: &Device, mask: u64) -> Result {
+    // SAFETY: A live device, used by nobody else at this time.
+    to_result(unsafe { bindings::dma_set_mask(raw(dev), mask) })
+}
+
+/// Sets that of coherent memory.  [`EIO`] if the backend cannot serve it.
+/// C: `dma_set_coherent_mask()`.
+pub fn set_coherent_mask(dev: &Device, mask: u64) -> Result {
+    // SAFETY: A live device, used by nobody else at this time.
+    to_result(unsafe { bindings::dma_set_coherent_mask(raw(dev), mask) })
+}
+
 /// The parameters that a bus gives to its devices; [`ENODEV`] if it did not.
 fn parameters(dev: &Device) -> Result<NonNull<bindings::device_dma_parameters>> {
     // SAFETY: A live device; bus code sets the pointer once.

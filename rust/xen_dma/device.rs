@@ -255,9 +255,9 @@ impl<'a> Quiet<'a> {
     ///
     /// # Safety
     ///
-    /// Called from `BUS_NOTIFY_BIND_DRIVER`, `BUS_NOTIFY_UNBOUND_DRIVER` or
-    /// `BUS_NOTIFY_DRIVER_NOT_BOUND`, which the driver core sends under the device's lock before
-    /// the probe or after everything of the driver is gone.
+    /// Called from `BUS_NOTIFY_BIND_DRIVER` or `BUS_NOTIFY_UNBOUND_DRIVER`, which the driver core
+    /// sends under the device's lock before the probe or after everything of the driver is gone.
+    /// (`BUS_NOTIFY_DRIVER_NOT_BOUND` comes before that is gone.)
     pub(crate) unsafe fn from_notification(dev: &'a Device) -> Self {
         Self { dev, locked: false }
     }

@@ -2,7 +2,7 @@
 
 //! Coherent memory handed on: into user space, or described as a scatterlist.
 //!
-//! The pages of a region need not be neighbours in pfn, so both work page by page.
+//! The pages of a region need not be neighbours in pfn.
 //!
 //! C: `dma_common_mmap()`, `dma_common_get_sgtable()` in
 //! [`kernel/dma/ops_helpers.c`](srctree/kernel/dma/ops_helpers.c).
@@ -53,24 +53,27 @@ impl Pages<'_> {
         if skipped >= there || asked > there - skipped {
             return Err(ENXIO);
         }
-        let pages = region
+        let mut pages = region
             .pages()
             .pfns()
             .skip(offset / PAGE_SIZE + skipped)
-            .take(asked);
-        for (pfn, address) in pages.zip((start..end).step_by(PAGE_SIZE)) {
-            // SAFETY: The page stays allocated until the driver frees the region, which it may
+            .take(asked)
+            .map(|pfn| pfn.raw() as usize)
+            .peekable();
+        let mut address = start;
+        while let Some(first) = pages.next() {
+            // Neighbours go in one call: a private mapping may consist of one only.
+            let mut count = 1;
+            while pages.next_if_eq(&(first + count)).is_some() {
+                count += 1;
+            }
+            let length = count * PAGE_SIZE;
+            // SAFETY: The pages stay allocated until the driver frees the region, which it may
             // not do before the user mapping is gone (C: `dma_mmap_attrs()`).
-            let error = unsafe {
-                bindings::remap_pfn_range(
-                    self.vma,
-                    address,
-                    pfn.raw() as usize,
-                    PAGE_SIZE,
-                    protection,
-                )
-            };
+            let error =
+                unsafe { bindings::remap_pfn_range(self.vma, address, first, length, protection) };
             kernel::error::to_result(error)?;
+            address += length;
         }
         Ok(())
     }

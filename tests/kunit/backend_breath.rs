@@ -8,10 +8,25 @@ use crate::{
     breath::Bounds,
     extent::Kind, //
 };
-use kernel::time::{
-    delay::fsleep,
-    Delta, //
+use kernel::{
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+    time::{
+        delay::fsleep,
+        msecs_to_jiffies,
+        Delta, //
+    },
+    workqueue::{
+        self,
+        impl_has_work,
+        new_work,
+        Work,
+        WorkItem, //
+    }, //
 };
+use xen_dma::deferred;
 
 /// The first size of the aperture in MiB, and in bytes.
 const FIRST: u32 = 2;
@@ -188,6 +203,60 @@ mod tests {
         bench.done()
     }
 
+    /// Another thread that ends all breathing.
+    #[pin_data]
+    struct Stop {
+        shared: Arc<Shared>,
+        over: Atomic<i32>,
+        #[pin]
+        work: Work<Self>,
+    }
+
+    impl_has_work! {
+        impl HasWork<Self> for Stop { self.work }
+    }
+
+    impl WorkItem for Stop {
+        type Pointer = Arc<Self>;
+
+        fn run(this: Arc<Self>) {
+            this.shared.hold_breath();
+            this.over.store(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn the_last_breath_waits_for_one_under_way() -> Result {
+        let Some(bench) = Bench::breathing(c"xen-dma-breath-last", MASK_32, FIRST, BOUNDS)? else {
+            return Ok(());
+        };
+        let shared = &bench.shared;
+        let stop = pin_init!(Stop {
+            shared: shared.clone(),
+            over: Atomic::new(0),
+            work <- new_work!("Stop::work"),
+        });
+        let stop = Arc::pin_init(stop, GFP_KERNEL)?;
+        let next = || {
+            let wait = msecs_to_jiffies(200);
+            workqueue::system_long()
+                .enqueue_delayed::<_, 0>(shared.clone(), wait)
+                .is_ok()
+        };
+        shared.amid_a_breath(|| {
+            check!(workqueue::system_unbound().enqueue(stop.clone()).is_ok());
+            fsleep(Delta::from_millis(100));
+            check!(stop.over.load(Relaxed) == 0, "it did not wait");
+            check!(next(), "as a breath does at its end");
+            Ok(())
+        })?;
+        deferred::finish(&stop.work);
+        check!(stop.over.load(Relaxed) == 1);
+        check!(next(), "a timer runs still");
+        deferred::finish_delayed(&shared.watch);
+        bench.done()
+    }
+
     /// Bytes of the narrow extents that a device of so many bits reaches.
     fn narrow(bench: &Bench, bits: u32) -> usize {
         let extents = bench.shared.aperture.each();
@@ -252,13 +321,7 @@ mod tests {
         let Some(wide) = Bench::breathing(c"xen-dma-wide", MASK_32, FIRST, Bounds::FIXED)? else {
             return Ok(());
         };
-        let lowest = wide
-            .shared
-            .aperture
-            .each()
-            .map(|extent| extent.bits())
-            .min();
-        let mask = (1 << (lowest.ok_or(ENXIO)? - 1)) - 1;
+        let mask = below(&wide)?;
         let slim = Bench::beside(c"xen-dma-slim", mask, true, wide.shared.clone())?;
         let mut load = Load::new(&wide)?;
         while load.add()? {}
@@ -269,6 +332,52 @@ mod tests {
         load.end();
         slim.done()?;
         wide.done()
+    }
+
+    /// A mask that no extent of an aperture serves.
+    fn below(bench: &Bench) -> Result<u64> {
+        let extents = bench.shared.aperture.each();
+        let lowest = extents.map(|extent| extent.bits()).min().ok_or(ENXIO)?;
+        Ok((1 << (lowest - 1)) - 1)
+    }
+
+    #[test]
+    fn ordinary_devices_are_promised_no_narrow_extent() -> Result {
+        let Some(wide) = Bench::breathing(c"xen-dma-promise", MASK_32, 1, Bounds::FIXED)? else {
+            return Ok(());
+        };
+        let promised = client::max_mapping_size(wide.dev());
+        let mask = below(&wide)?;
+        let slim = Bench::beside(c"xen-dma-promise-slim", mask, true, wide.shared.clone())?;
+        check!(client::max_mapping_size(slim.dev()) > promised);
+        check!(client::max_mapping_size(wide.dev()) == promised);
+
+        let block = Buffer::new(8)?;
+        check!(promised > 0 && promised < block.size());
+        let (dir, attrs) = (Direction::TO_DEVICE, Attrs::NONE);
+        let at = client::map(wide.dev(), block.phys(), promised, dir, attrs)?;
+        client::unmap(wide.dev(), at, promised, dir, attrs);
+        slim.done()?;
+        wide.done()
+    }
+
+    #[test]
+    fn a_wider_coherent_mask_takes_no_extent_away() -> Result {
+        let Some(bench) = Bench::breathing(c"xen-dma-two-masks", MASK_32, FIRST, BOUNDS)? else {
+            return Ok(());
+        };
+        let mask = below(&bench)?;
+        let bits = mask.count_ones();
+        client::set_mask(bench.dev(), mask)?;
+        client::set_coherent_mask(bench.dev(), MASK_32)?;
+        fsleep(Delta::from_millis(1500));
+        check!(narrow(&bench, bits) > 0);
+        let mut load = Load::new(&bench)?;
+        check!((0..16).all(|_| matches!(load.add(), Ok(true))));
+        load.end();
+        client::set_masks(bench.dev(), MASK_32)?;
+        check!(wait(|| narrow(&bench, bits) == 0));
+        bench.done()
     }
 
     #[test]

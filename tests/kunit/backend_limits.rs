@@ -3,6 +3,13 @@
 //! Limits of a device, and what is beyond them.
 
 use super::*;
+use crate::{
+    aperture::MIN_ORDER,
+    extent::{
+        Extent,
+        Kind, //
+    }, //
+};
 use dma_core::CHUNK_SLOTS;
 use xen_dma::fault::{
     self,
@@ -247,6 +254,73 @@ mod tests {
         }
         modest.done()?;
         greedy.done()
+    }
+
+    #[test]
+    fn what_is_promised_fits_wherever_it_begins() -> Result {
+        for isolate in [false, true] {
+            let care = Care {
+                isolate,
+                ..Care::NONE
+            };
+            let room = (1, Bounds::FIXED);
+            let Some(bench) = Bench::careful(c"xen-dma-fits", MASK_32, true, room, care)? else {
+                return Ok(());
+            };
+            let aperture = &bench.shared.aperture;
+            let first = aperture.places().next().map(|(place, _)| place);
+            aperture.add(Extent::new(MIN_ORDER, 32, Kind::Lasting)?)?;
+            check!(first.is_some_and(|place| aperture.remove(place).is_some()));
+
+            let (dir, none) = (Direction::TO_DEVICE, Attrs::NONE);
+            let block = Buffer::new(MIN_ORDER)?;
+            for keep in [0, 0x1ff, 0xfff] {
+                bench.device.set_min_align(keep);
+                let most = client::max_mapping_size(bench.dev());
+                check!(most >= (PAGE_SIZE << MIN_ORDER) / 2 - PAGE_SIZE);
+                for offset in [0, 1, 0x200, 2047, 4095] {
+                    let at = client::map(bench.dev(), phys(&block, offset), most, dir, none)?;
+                    client::unmap(bench.dev(), at, most, dir, none);
+                }
+            }
+            bench.done()?;
+        }
+        Ok(())
+    }
+
+    /// A small extent is in the way: what is too large for it fits into the other one, later.
+    #[test]
+    fn what_fits_into_a_full_extent_may_come_again() -> Result {
+        let Some(bench) = Bench::with(c"xen-dma-sizes", MASK_32, true, 1)? else {
+            return Ok(());
+        };
+        bench.device.set_min_align(0xfff);
+        let aperture = &bench.shared.aperture;
+        let first = aperture.places().next().map(|(place, _)| place);
+        for order in [MIN_ORDER, MIN_ORDER + 2] {
+            aperture.add(Extent::new(order, 32, Kind::Lasting)?)?;
+        }
+        check!(first.is_some_and(|place| aperture.remove(place).is_some()));
+
+        let (dir, quiet) = (Direction::TO_DEVICE, Attrs::NO_WARN);
+        let (block, size) = (Buffer::new(6)?, (PAGE_SIZE << MIN_ORDER) / 2);
+        let large = || client::map(bench.dev(), phys(&block, 0x200), size, dir, quiet);
+        let at = large()?;
+        client::unmap(bench.dev(), at, size, dir, quiet);
+        let mut live = KVVec::new();
+        while let Ok(at) = client::map(bench.dev(), block.phys(), PAGE_SIZE, dir, quiet) {
+            live.push(at, GFP_KERNEL)?;
+        }
+        let full = bench.count(Event::Failure(Cause::Full));
+        check!(large().is_err());
+        check!(bench.count(Event::Failure(Cause::Full)) == full + 1);
+        check!(bench.count(Event::Failure(Cause::TooLarge)) == 0);
+        for &at in live.iter() {
+            client::unmap(bench.dev(), at, PAGE_SIZE, dir, quiet);
+        }
+        let at = large()?;
+        client::unmap(bench.dev(), at, size, dir, quiet);
+        bench.done()
     }
 
     /// A driver that is refused a piece of its request gives the others back and asks again, for ever.

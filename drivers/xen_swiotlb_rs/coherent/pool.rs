@@ -349,7 +349,7 @@ impl Pool {
         if let Some(claim) = self.claim(ask) {
             return Ok(claim);
         }
-        self.add(bits, node)?;
+        self.add(obtain(node, ORDER, bits, ask.neighbours)?)?;
         self.claim(ask).ok_or(ENOMEM)
     }
 
@@ -360,14 +360,14 @@ impl Pool {
         if (self.in_order(&self.order.lock())).any(|(_, extent)| ample(&extent)) {
             return Ok(());
         }
-        self.add(bits, node)
+        self.add(obtain(node, ORDER, bits, false)?)
     }
 
-    /// Obtains an extent.  The caller has the turn.
-    fn add(&self, bits: u32, node: Node) -> Result {
+    /// Adds an extent.  The caller has the turn.
+    fn add(&self, region: Region) -> Result {
         let mut vacant = PLACES.filter(|place| self.extents.read(*place).is_none());
         let place = vacant.next().ok_or(ENOSPC)?;
-        let extent = Extent::new(obtain(node, ORDER, bits)?)?;
+        let extent = Extent::new(region)?;
         let base = extent.slots.base();
         self.extents.put(place, extent)?;
         let mut order = self.order.lock();

@@ -102,7 +102,22 @@ impl<'a> Shared<'a> {
     /// Maps `length` bytes from page `first` on into the current process, shared and writable.
     /// The errors are those of C, [`ENODEV`] in a kernel thread.  Sleeps.
     pub fn to_user(&self, first: usize, length: usize) -> Result<View<'_, 'a>> {
-        View::new(self, first, length)
+        View::new(self, first, length, bindings::MAP_SHARED as c_ulong)
+    }
+
+    /// As [`Shared::to_user`], all of it; what the user writes is a copy of its own.
+    /// [`EINVAL`] if the pages are not neighbours in pfn.
+    pub fn to_user_privately(&self) -> Result<View<'_, 'a>> {
+        /// C: [`include/uapi/linux/mman.h`](srctree/include/uapi/linux/mman.h).
+        const MAP_PRIVATE: c_ulong = 2;
+
+        View::new(self, 0, self.size, MAP_PRIVATE)
+    }
+
+    /// Whether the CPU sees it where all memory is mapped, so that its pages are neighbours in pfn.
+    pub fn is_linear(&self) -> bool {
+        // SAFETY: Looks at the address alone.
+        !unsafe { bindings::is_vmalloc_addr(self.memory.cpu.as_ptr().cast()) }
     }
 }
 
@@ -149,7 +164,7 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
 }
 
 impl<'a, 'b> View<'a, 'b> {
-    fn new(memory: &'a Shared<'b>, first: usize, length: usize) -> Result<Self> {
+    fn new(memory: &'a Shared<'b>, first: usize, length: usize, how: c_ulong) -> Result<Self> {
         const PROTECTION: c_ulong = (bindings::PROT_READ | bindings::PROT_WRITE) as c_ulong;
 
         if current!().mm().is_none() {
@@ -166,16 +181,8 @@ impl<'a, 'b> View<'a, 'b> {
             )
         })?;
         // SAFETY: A file of ours, and a process to map it into.
-        let start = unsafe {
-            bindings::vm_mmap(
-                file,
-                0,
-                length,
-                PROTECTION,
-                bindings::MAP_SHARED as c_ulong,
-                first << PAGE_SHIFT,
-            )
-        };
+        let start =
+            unsafe { bindings::vm_mmap(file, 0, length, PROTECTION, how, first << PAGE_SHIFT) };
         // CAST: C's convention: the last page of addresses are errors.
         if start > -(bindings::MAX_ERRNO as isize) as usize {
             // SAFETY: The only reference.

@@ -23,6 +23,7 @@ use kernel::{
         File, //
     },
     device::Core,
+    page::PAGE_SIZE,
     pci,
     prelude::*,
     str::{
@@ -30,7 +31,10 @@ use kernel::{
         CString, //
     }, //
 };
-use xen_dma::int_param::value;
+use xen_dma::{
+    client,
+    int_param::value, //
+};
 
 mod blocks;
 mod cases;
@@ -50,6 +54,10 @@ kernel::module_pci_driver! {
         leave: u8 {
             default: 0,
             description: "1: try nothing, but map and never unmap, as a driver that the machine's end surprises",
+        },
+        fails: u8 {
+            default: 0,
+            description: "1: try nothing, but obtain memory that the driver core manages, and fail",
         },
         mask_only: u8 {
             default: 0,
@@ -87,6 +95,10 @@ impl pci::Driver for Reach {
             }
             let registers = Phys::new(pdev.resource_start(0)?);
             let edu = Edu::new(pdev)?;
+            if value::<u8>(module_parameters::fails.value()) != 0 {
+                client::alloc_managed(pdev.as_ref(), PAGE_SIZE)?;
+                return Err(EIO);
+            }
             let rows = if value::<u8>(module_parameters::mask_only.value()) != 0 {
                 let mut rows = Rows::new();
                 cases::required_mask(pdev.as_ref(), &mut rows)?;

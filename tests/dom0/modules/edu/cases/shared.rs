@@ -94,6 +94,13 @@ impl Session<'_> {
             pattern.byte(index)
         });
         self.window(memory, &pattern)?;
+        if memory.is_linear() {
+            let alone = memory.to_user_privately()?;
+            alone.read(0, &mut seen)?;
+            self.compare("user reads it privately", &seen, |index| {
+                pattern.byte(index)
+            });
+        }
         let pattern = self.next_pattern();
         write(&user, 0, &mut seen, |index| pattern.byte(index))?;
         look(memory, 0, &mut seen);
