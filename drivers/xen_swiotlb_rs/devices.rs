@@ -139,7 +139,7 @@ impl Devices {
         if left > 0 && served.in_use() {
             dev_warn!(
                 quiet.device(),
-                "xen_swiotlb_rs: an earlier driver left {left} mappings; it is served on\n"
+                "xen_swiotlb_rs: not wanted any more, but its driver left {left} mappings; served on until it is removed from the bus\n"
             );
         } else {
             let _ = served.detach(quiet);
