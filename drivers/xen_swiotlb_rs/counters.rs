@@ -395,6 +395,11 @@ impl Counters {
         self.words.sum(event.index())
     }
 
+    /// One number for each reason, to be shown beside their [`total`]: later ones may be others.
+    pub(crate) fn by_reason(&self, event: impl Fn(Reason) -> Event) -> [u64; Reason::COUNT] {
+        Reason::ALL.map(|reason| self.get(event(reason)))
+    }
+
     /// Mappings bounced, for any reason.
     pub(crate) fn bounces(&self) -> u64 {
         let bounces = Reason::ALL.map(|reason| Event::Bounce(reason).index());
@@ -441,6 +446,13 @@ impl Counters {
     }
 }
 
+/// The sum of what was read.
+pub(crate) fn total(numbers: &[u64]) -> u64 {
+    numbers
+        .iter()
+        .fold(0, |sum, &number| sum.wrapping_add(number))
+}
+
 /// Whether the `n`-th event of a kind is worth a line in the log: the 1st, 2nd, 4th, 8th.
 pub(crate) fn worth_a_line(n: u64) -> bool {
     n.is_power_of_two()
@@ -453,14 +465,18 @@ impl fmt::Display for Json<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let get = |event| self.0.get(event);
         let (held, peak) = self.0.held();
+        let (bounces, bytes) = (
+            self.0.by_reason(Event::Bounce),
+            self.0.by_reason(Event::BounceBytes),
+        );
         write!(
             f,
             "\"direct\":{},\"direct_bytes\":{},\"bounced\":{},\"bounced_bytes\":{},\"largest_bounce\":{},\"held_bytes\":{},\"peak_bytes\":{},\"unmaps\":{},\
              \"bounce_unmaps\":{},\"bounce_syncs\":{},\"coherent\":{},\"coherent_frees\":{},\"outstanding\":{}",
             get(Event::Direct),
             get(Event::DirectBytes),
-            self.0.bounces(),
-            self.0.bounced_bytes(),
+            total(&bounces),
+            total(&bytes),
             self.0.largest(),
             held,
             peak,
@@ -471,14 +487,9 @@ impl fmt::Display for Json<'_> {
             get(Event::CoherentFree),
             self.0.outstanding(),
         )?;
-        let reasons = Reason::ALL
-            .iter()
-            .map(|&r| (r.name(), get(Event::Bounce(r))));
-        object(f, "reasons", reasons)?;
-        let reason_bytes = Reason::ALL
-            .iter()
-            .map(|&r| (r.name(), get(Event::BounceBytes(r))));
-        object(f, "reason_bytes", reason_bytes)?;
+        let names = || Reason::ALL.iter().map(|reason| reason.name());
+        object(f, "reasons", Iterator::zip(names(), bounces))?;
+        object(f, "reason_bytes", Iterator::zip(names(), bytes))?;
         let causes = Cause::ALL
             .iter()
             .map(|&c| (c.name(), get(Event::Failure(c))));

@@ -6,6 +6,7 @@
 use crate::{
     aperture::Layout,
     counters::{
+        total,
         Event,
         Json, //
     },
@@ -106,17 +107,18 @@ impl Writer for Summary {
         self.0.for_each(|served| {
             let counters = &served.provider().counters;
             let state = if served.in_use() { "attached" } else { "free" };
+            let bounces = counters.by_reason(Event::Bounce);
             write!(
                 f,
                 "{:<14}{state:<9}{:>11}{:>11}{:>13}{:>11}",
                 Padded(Name(served.device())),
                 counters.get(Event::Direct),
-                counters.bounces(),
+                total(&bounces),
                 counters.bounced_bytes() / 1024,
                 counters.held().1 / 1024
             )?;
-            for reason in Reason::ALL {
-                write!(f, "{:>14}", counters.get(Event::Bounce(reason)))?;
+            for bounced in bounces {
+                write!(f, "{bounced:>14}")?;
             }
             writeln!(f, "{:>10}{:>8}", counters.failures(), counters.misuse())
         })?;

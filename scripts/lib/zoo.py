@@ -75,6 +75,8 @@ def complaints(entry: dict[str, Any]) -> Iterator[str]:
     """What is wrong with a round."""
     if entry["mismatches"]:
         yield f"{entry['mismatches']} bytes differ"
+    if entry.get("bounced", 0) != sum(entry.get("reasons", {}).values()):
+        yield f"{entry['bounced']} bounces, for {entry['reasons']}"
     # An aperture that is small from the first has no room now and then, and the drivers ask again.
     small = entry["aperture"] != "normal"
     for group in ("failures", "misuse"):
