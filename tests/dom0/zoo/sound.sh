@@ -5,6 +5,11 @@
 # All of its DMA is coherent memory.
 : "${at:?}"
 
+# What stands between a card and /dev/dsp is there before the first card.  A card that registers while ALSA's
+# mixer for OSS initialises gets that mixer twice, and then never goes: the one half of an entry is lost, with
+# a reference on the card (alsa_mixer_oss_init(), snd_register_oss_device()).
+modprobe snd-pcm-oss || give_up "snd-pcm-oss does not load"
+
 card_there() {
 	for card in /proc/asound/card[0-9]; do
 		[ "$(pci_above "/sys/class/sound/${card##*/}")" != "$at" ] || [ ! -c /dev/dsp ] || return 0
@@ -13,7 +18,7 @@ card_there() {
 }
 
 comes() {
-	modprobe snd-pcm-oss && until_true 30 card_there
+	until_true 30 card_there
 }
 
 # position: how far the card has played, in frames.
