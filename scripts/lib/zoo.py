@@ -76,7 +76,7 @@ def complaints(entry: dict[str, Any]) -> Iterator[str]:
     if entry["mismatches"]:
         yield f"{entry['mismatches']} bytes differ"
     if entry.get("bounced", 0) != sum(entry.get("reasons", {}).values()):
-        yield f"{entry['bounced']} bounces, for {entry['reasons']}"
+        yield f"{entry['bounced']} bounces, but their reasons add up to another number: {entry['reasons']}"
     # An aperture that is small from the first has no room now and then, and the drivers ask again.
     small = entry["aperture"] != "normal"
     for group in ("failures", "misuse"):
